@@ -1,0 +1,1 @@
+"""A client of the contract that puts the transports side by side."""

@@ -1,0 +1,1 @@
+"""The engine: conversations, turns and what they need. It knows no transport."""

@@ -1,0 +1,175 @@
+"""The command line: `turnwire serve`, `turnwire demo`, `turnwire models`, `turnwire keys`."""
+
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvloop
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from compare.agent import AgentFailed
+from compare.clients import Disconnected
+from compare.demo import demo as play
+from service import logs, models
+from service.backends import Backend
+from service.config import Config
+from service.errors import ModelError
+from service.keys import new_key
+from service.serve import Service, embedded_backend, remote_backend, running, serve
+
+app = typer.Typer(
+    help="Keep agents' conversations in memory next to the model: the Responses API over "
+    "WebSockets and gRPC. Everything is configured by TURNWIRE_* variables; see docs/configuration.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+keys_app = typer.Typer(help="The keys of clients.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
+console = Console(stderr=True)
+
+BackendName = Annotated[
+    str | None,
+    typer.Option("--backend", help="embedded (default), llama.cpp or simulator."),
+]
+
+
+@app.command("serve")
+def serve_command(backend: BackendName = None) -> None:
+    """Serve until SIGTERM or Ctrl-C; turns that run are finished first."""
+    config = _config({"backend": backend})
+    _run(serve(config, _backend(config), _announce))
+
+
+@app.command("demo")
+def demo_command(backend: BackendName = None) -> None:
+    """Start a service on free ports and watch an agent use it, over WebSocket and over gRPC."""
+    free = "127.0.0.1:0"
+    ports = ("http_address", "grpc_address", "health_address", "operations_address")
+    quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
+    config = _config({"backend": backend, **quiet})
+    _run(_demo(config, _backend(config)))
+
+
+@models_app.command("pull")
+def pull_command(name: str = models.SMOLLM2.name) -> None:
+    """Fetch a model's weights into the cache, and verify them."""
+    try:
+        path = models.find(name) or _fetch(name)
+    except ModelError as error:
+        _stop(error.message)
+    console.print(f"{name} is in {path}")
+
+
+@models_app.command("list")
+def list_command() -> None:
+    """List the models that can be embedded."""
+    for name in models.MODELS:
+        typer.echo(f"{name}\t{models.find(name) or 'not fetched'}")
+
+
+@keys_app.command("new")
+def new_command(tenant: str) -> None:
+    """Make a key for a tenant. Append the line to the file in TURNWIRE_API_KEYS_FILE."""
+    try:
+        key, line = new_key(tenant)
+    except ValueError as error:
+        _stop(str(error))
+    console.print("The key, for the client; it is shown only now:")
+    typer.echo(key)
+    console.print("The line, for the key file:")
+    typer.echo(line)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+async def _demo(config: Config, backend: Backend) -> None:
+    async with running(config, backend) as service:
+        await play(
+            service.websocket_url,
+            service.grpc_target,
+            None,
+            console=Console(),
+            model=service.models[0],
+        )
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on uvloop. What an operator can mend is said in a sentence."""
+    try:
+        uvloop.run(work)
+    except ModelError as error:
+        _stop(error.message)
+    except (OSError, AgentFailed, Disconnected) as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _config(overrides: Mapping[str, str | None]) -> Config:
+    """Read the configuration. A bad one stops the process with a list of what is wrong."""
+    given: dict[str, Any] = {name: value for name, value in overrides.items() if value}
+    try:
+        config = Config(**given)
+    except ValidationError as error:
+        _stop("\n".join(map(_problem, error.errors(include_input=False, include_url=False))))
+    logs.configure(config.log_level, config.log_format)
+    return config
+
+
+def _problem(error: ErrorDetails) -> str:
+    name = f"TURNWIRE_{error['loc'][0]}: ".upper() if error["loc"] else ""
+    return name + error["msg"].removeprefix("Value error, ")
+
+
+def _backend(config: Config) -> Backend:
+    """Make the model server's adapter; fetch an embedded model's weights if they are not there yet."""
+    if config.backend != "embedded":
+        return remote_backend(config)
+    weights = Path(config.model)
+    if config.model in models.MODELS:
+        try:
+            weights = models.find(config.model) or _fetch(config.model)
+        except ModelError as error:
+            _stop(error.message)
+    elif not weights.is_file():
+        _stop(f"{config.model} is neither a file nor one of {', '.join(models.MODELS)}.")
+    return embedded_backend(config, weights)
+
+
+def _fetch(name: str) -> Path:
+    columns = (TextColumn("Fetching {task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
+        task = progress.add_task(name, total=None)
+        return models.fetch(
+            name, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+
+
+def _announce(service: Service) -> None:
+    lines = (
+        ("WebSocket", service.websocket_url),
+        ("gRPC", service.grpc_target),
+        ("metrics", f"{service.operations_url}/metrics"),
+        ("models", ", ".join(service.models)),
+    )
+    for name, value in lines:
+        console.print(f"  [bold]{name:<10}[/] {value}", highlight=False, soft_wrap=True)
+
+
+def _stop(message: str) -> NoReturn:
+    console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Model servers, each behind the same small port.
+
+A backend turns a `Prompt` into batches of what the model produced. One batch is whatever one read
+from the model server yielded: it is never held back to grow. Backends own no tasks; the engine
+iterates `generate` and closes it when the client is gone, which must stop the model server's work.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from service.conversation import Rendered, Segment
+from turnwire.v1 import items_pb2, responses_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is to continue: sealed history, then what is new."""
+
+    history: Sequence[Segment]
+    """Oldest first. `Segment.rendered[dialect]` holds what was rendered before; render what is missing."""
+    input: Sequence[items_pb2.Item]
+    """The new items of this turn."""
+    settings: responses_pb2.Settings
+    """Model, instructions, tools, sampling. What the client left open is the model server's choice."""
+    extra_json: str
+    """Members of the request that the contract does not know: for model servers that may."""
+    conversation: str
+    """The same for all turns of a conversation tree: a hint where its cache is."""
+    tenant: str
+    """Whose conversation it is: caches are never shared between tenants."""
+
+
+class Text(NamedTuple):
+    """More of the answer's text."""
+
+    text: str
+
+
+class RefusalText(NamedTuple):
+    """More of a refusal."""
+
+    text: str
+
+
+class ReasoningText(NamedTuple):
+    """More of the reasoning itself."""
+
+    text: str
+
+
+class ReasoningSummaryText(NamedTuple):
+    """More of a summary of the reasoning."""
+
+    text: str
+
+
+class FunctionCallBegins(NamedTuple):
+    """The model calls a function; its arguments follow as `CallText`."""
+
+    name: str
+
+
+class CustomCallBegins(NamedTuple):
+    """The model calls a custom tool; its input follows as `CallText`."""
+
+    name: str
+
+
+class CallText(NamedTuple):
+    """More of the arguments or the input of the call that began last."""
+
+    text: str
+
+
+class ItemEnds(NamedTuple):
+    """The open item is finished, although another of the same kind may follow."""
+
+
+class Finished(NamedTuple):
+    """The model stopped. Always the last of the last batch."""
+
+    reason: Literal["stop", "length", "content_filter"]
+    input_tokens: int
+    cached_tokens: int
+    """Tokens of the input that the model server did not have to compute."""
+    output_tokens: int
+    reasoning_tokens: int = 0
+    rendered: Rendered | None = None
+    """This turn's input and output as the next turn's history, from sampled ids where there are any."""
+
+
+Produced: TypeAlias = (
+    Text
+    | RefusalText
+    | ReasoningText
+    | ReasoningSummaryText
+    | FunctionCallBegins
+    | CustomCallBegins
+    | CallText
+    | ItemEnds
+    | Finished
+)
+
+
+class Backend(Protocol):
+    """A model server."""
+
+    kind: str
+    """What it is, for people and for metrics: from a closed set."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The names of the models it serves."""
+
+    @property
+    def dialect(self) -> str:
+        """The key of what it puts into `Segment.rendered`: model and template, never a tenant."""
+
+    async def start(self) -> None:
+        """Get ready. Raises `ModelError` with a message for the operator if that cannot be."""
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+
+    async def prepare(self, prompt: Prompt) -> Rendered | None:
+        """Do for a warm-up all that can be done before generating; return the input, rendered."""
+
+    def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
+        """Generate. Raises `ModelError`. Closing the generator stops the model server's work."""

@@ -1,0 +1,137 @@
+"""Nodes in memory, within a budget of bytes.
+
+An agent reads each response about once, with its next turn, and never again: so nodes that have been
+continued go first, then the least recently used. Segments are shared between a node and all that
+continue it; each is counted once and let go with the last node that needs it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from service.conversation import Node, Segment
+
+Reason = Literal["superseded", "lru", "ttl"]
+Key = tuple[str, str]
+"""Tenant and response id: an id is worth nothing outside its tenant."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    node: Node
+    weight: int
+    used: float
+
+
+@dataclass(slots=True)
+class _Held:
+    weight: int
+    holders: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What a cache may hold: bytes, and seconds since a node was last used."""
+
+    budget: int
+    ttl: float = float("inf")
+
+
+@dataclass(slots=True)
+class NodeCache:
+    """An LRU of nodes that evicts continued ones first. `clock` is monotonic, in seconds."""
+
+    bounds: Bounds
+    clock: Callable[[], float]
+    evicted: Callable[[Reason], None] = lambda _: None
+    """Told of every eviction."""
+    bytes: int = 0
+    """What the nodes and their segments weigh."""
+    _tips: OrderedDict[Key, _Entry] = field(default_factory=OrderedDict)
+    _superseded: OrderedDict[Key, _Entry] = field(default_factory=OrderedDict)
+    _segments: dict[Segment, _Held] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._tips) + len(self._superseded)
+
+    def get(self, key: Key) -> Node | None:
+        """Return a node, and keep it longer for having been asked for."""
+        for entries in (self._tips, self._superseded):
+            if (entry := entries.get(key)) is None:
+                continue
+            if self._expired(entry):
+                self._evict(entries, key, "ttl")
+                return None
+            entry.used = self.clock()
+            entries.move_to_end(key)
+            return entry.node
+        return None
+
+    def put(self, node: Node) -> None:
+        """Keep a node. Whatever it continues is superseded. Putting a node again changes nothing."""
+        key = (node.tenant, node.id)
+        if key in self._tips or key in self._superseded:
+            return
+        if node.parent_id and (parent := self._tips.pop((node.tenant, node.parent_id), None)):
+            self._superseded[node.tenant, node.parent_id] = parent
+        entry = _Entry(node, node.weight, self.clock())
+        self._tips[key] = entry
+        self.bytes += entry.weight
+        self._hold(node.segment)
+        self._make_room()
+
+    def discard(self, key: Key) -> bool:
+        """Let go of a node; tell whether it was there."""
+        for entries in (self._tips, self._superseded):
+            if key in entries:
+                self._remove(entries, key)
+                return True
+        return False
+
+    def expire(self) -> None:
+        """Let go of all nodes that have not been used for too long."""
+        for entries in (self._superseded, self._tips):
+            while entries and self._expired(next(iter(entries.values()))):
+                self._evict(entries, next(iter(entries)), "ttl")
+
+    def _make_room(self) -> None:
+        self.expire()
+        while self.bytes > self.bounds.budget and len(self) > 1:
+            if self._superseded:
+                self._evict(self._superseded, next(iter(self._superseded)), "superseded")
+            else:
+                self._evict(self._tips, next(iter(self._tips)), "lru")
+
+    def _expired(self, entry: _Entry) -> bool:
+        return self.clock() - entry.used > self.bounds.ttl
+
+    def _evict(self, entries: OrderedDict[Key, _Entry], key: Key, reason: Reason) -> None:
+        self._remove(entries, key)
+        self.evicted(reason)
+
+    def _remove(self, entries: OrderedDict[Key, _Entry], key: Key) -> None:
+        entry = entries.pop(key)
+        self.bytes -= entry.weight
+        self._let_go(entry.node.segment)
+
+    def _hold(self, segment: Segment | None) -> None:
+        """Count a segment and those before it, as far as they are not counted yet."""
+        while segment is not None:
+            if held := self._segments.get(segment):
+                held.holders += 1
+                return
+            self._segments[segment] = _Held(segment.weight)
+            self.bytes += self._segments[segment].weight
+            segment = segment.parent
+
+    def _let_go(self, segment: Segment | None) -> None:
+        """Stop counting a segment, and those before it, as far as nothing else needs them."""
+        while segment is not None:
+            held = self._segments[segment]
+            held.holders -= 1
+            if held.holders:
+                return
+            self.bytes -= held.weight
+            del self._segments[segment]
+            segment = segment.parent

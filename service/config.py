@@ -1,0 +1,165 @@
+"""The configuration: environment variables `TURNWIRE_*` in, one frozen `Config` out.
+
+Defaults live here and nowhere else. Unknown names and bad values stop the process with a list.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.engine import EngineLimits
+from service.limits import MIB, Limits
+from service.runner import Patience
+from service.session import SessionLimits
+
+_PREFIX = "TURNWIRE_"
+_ELSEWHERE = {"TURNWIRE_CACHE_DIR"}
+"""Names that other modules read."""
+
+
+class Config(BaseSettings):
+    """How the service runs. Times are in seconds, sizes in bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+
+    http_address: str = Field("127.0.0.1:8400", description="WebSocket (and HTTP) address")
+    grpc_address: str = Field("127.0.0.1:8401", description="gRPC address")
+    health_address: str = Field("127.0.0.1:8402", description="grpc.health.v1 address for probes")
+    operations_address: str = Field(
+        "127.0.0.1:9464", description="HTTP address of /healthz, /readyz and /metrics"
+    )
+
+    backend: Literal["embedded", "llama.cpp", "simulator"] = Field(
+        "embedded", description="the model server"
+    )
+    backend_url: str = Field(
+        "http://127.0.0.1:8080", description="where a llama.cpp server listens"
+    )
+    backend_api_key: SecretStr | None = Field(None, description="that server's API key")
+    model: str = Field("smollm2", description="the embedded model: a known name, or a GGUF file")
+    context_tokens: int = Field(
+        16384, ge=512, description="context of the embedded model, over all slots"
+    )
+    slots: int = Field(4, ge=1, le=64, description="conversations the embedded model keeps cached")
+
+    simulator_first_token_seconds: float = Field(
+        0.05, ge=0, description="the simulator's time to first token"
+    )
+    simulator_tokens_per_second: float = Field(
+        200.0, ge=0, description="the simulator's speed; 0 is at once"
+    )
+    simulator_prefill_seconds_per_token: float = Field(
+        0.0, ge=0, description="the simulator's cost of an uncached prompt token"
+    )
+
+    api_keys_file: Path | None = Field(
+        None, description="API keys; without it, only loopback addresses are allowed"
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="browser origins that may connect, separated by commas"
+    )
+
+    store_bytes: int = Field(256 * MIB, ge=MIB, description="memory for stored responses")
+    store_ttl_seconds: float = Field(
+        86_400.0, gt=0, description="how long a stored response is kept after its last use"
+    )
+    connection_cache_bytes: int = Field(
+        32 * MIB, ge=MIB, description="memory for the responses of one connection"
+    )
+
+    max_connections: int = Field(20_000, ge=1, description="connections, all transports")
+    max_active_turns: int = Field(16, ge=1, description="turns that run at once on a connection")
+    max_waiting_turns: int = Field(64, ge=1, description="turns that wait on a connection")
+    max_lanes: int = Field(32, ge=1, description="named lanes in a connection's life")
+    max_message_bytes: int = Field(64 * MIB, ge=1024, description="the largest client message")
+    max_outbound_bytes: int = Field(
+        4 * MIB, ge=1024, description="unsent bytes beyond which a connection's turns wait"
+    )
+    connection_age_seconds: float = Field(3600.0, gt=0, description="a connection's longest life")
+    send_deadline_seconds: float = Field(10.0, gt=0, description="for a client to read")
+    receive_deadline_seconds: float = Field(30.0, gt=0, description="for a message to arrive whole")
+    handshake_deadline_seconds: float = Field(
+        5.0, gt=0, description="for a connection to be set up"
+    )
+    ping_interval_seconds: float = Field(20.0, gt=0, description="silence before a ping")
+    ping_timeout_seconds: float = Field(20.0, gt=0, description="for the answer to a ping")
+    keepalive_seconds: float = Field(
+        30.0, gt=0, description="silence of a model before its client is told that it still runs"
+    )
+    stall_seconds: float = Field(
+        600.0, gt=0, description="silence of a model before its turn fails"
+    )
+    drain_seconds: float = Field(30.0, ge=0, description="for turns to finish when stopping")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, JSON otherwise"
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Read a comma-separated list."""
+        if not isinstance(value, str):
+            return value
+        return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        """Refuse names that mean nothing: a misspelt limit would silently not hold."""
+        known = {f"{_PREFIX}{name.upper()}" for name in type(self).model_fields} | _ELSEWHERE
+        given = {name.upper() for name in os.environ if name.upper().startswith(_PREFIX)}
+        if unknown := sorted(given - known):
+            raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        """Without keys anyone who reaches the service may use it: let only this machine reach it."""
+        if self.api_keys_file is None:
+            for name in ("http_address", "grpc_address"):
+                if not _is_loopback(getattr(self, name)):
+                    raise ValueError(
+                        f"{_PREFIX}{name.upper()} is not a loopback address: set "
+                        f"{_PREFIX}API_KEYS_FILE (make keys with 'turnwire keys new TENANT')"
+                    )
+        return self
+
+    def limits(self) -> Limits:
+        """Return what transports keep to."""
+        return Limits(
+            message_bytes=self.max_message_bytes,
+            outbound_bytes=self.max_outbound_bytes,
+            send_deadline=self.send_deadline_seconds,
+            receive_deadline=self.receive_deadline_seconds,
+            handshake_deadline=self.handshake_deadline_seconds,
+            ping_interval=self.ping_interval_seconds,
+            ping_timeout=self.ping_timeout_seconds,
+            allowed_origins=self.allowed_origins,
+        )
+
+    def engine_limits(self) -> EngineLimits:
+        """Return what the engine keeps to."""
+        return EngineLimits(
+            session=SessionLimits(
+                active=self.max_active_turns, lanes=self.max_lanes, waiting=self.max_waiting_turns
+            ),
+            patience=Patience(keepalive=self.keepalive_seconds, stall=self.stall_seconds),
+            connections=self.max_connections,
+            connection_age=self.connection_age_seconds,
+            connection_cache_bytes=self.connection_cache_bytes,
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

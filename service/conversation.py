@@ -1,0 +1,98 @@
+"""Conversations as immutable trees of finished responses.
+
+A `Segment` is what one turn added: its items, and what was made of them once. A `Node` is a
+finished response that can be continued; it points at its segment, the segment at its parent's.
+Continuing and forking are the same operation and cost the same, whatever the length.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from turnwire.v1 import items_pb2, responses_pb2
+
+_OVERHEAD = 512
+"""Bytes that a segment or a node weighs in Python beyond its contents."""
+
+
+class Rendered(NamedTuple):
+    """Items in the form a model server reads: `data` in its dialect, and how many tokens that is."""
+
+    data: bytes
+    tokens: int
+
+
+class Segment:
+    """What one turn added to a conversation: input items, then output items.
+
+    The items are kept as bytes: parsed they would take several times the memory, and they are read
+    again only where no rendering of them is left.
+    """
+
+    __slots__ = ("_items", "parent", "rendered")
+
+    def __init__(
+        self,
+        parent: "Segment | None",
+        items: Iterable[items_pb2.Item],
+        rendered: dict[str, Rendered] | None = None,
+    ) -> None:
+        self.parent = parent
+        self._items = items_pb2.Items(items=items).SerializeToString()
+        self.rendered: dict[str, Rendered] = {} if rendered is None else rendered
+        """By dialect. Filled by the backend that renders it first; losing it costs time only."""
+
+    @property
+    def items(self) -> Sequence[items_pb2.Item]:
+        """The items, parsed anew with every look."""
+        return items_pb2.Items.FromString(self._items).items
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory this segment alone holds, roughly."""
+        return _OVERHEAD + len(self._items) + sum(len(r.data) for r in self.rendered.values())
+
+    def path(self) -> "list[Segment]":
+        """Return all segments of the conversation up to this one, oldest first."""
+        path: list[Segment] = []
+        segment: Segment | None = self
+        while segment is not None:
+            path.append(segment)
+            segment = segment.parent
+        path.reverse()
+        return path
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Node:
+    """A finished response that can be continued. It lives in its connection's memory, nowhere else."""
+
+    tenant: str
+    id: str
+    parent_id: str | None
+    segment: Segment
+    pending_calls: frozenset[str]
+    """Calls of the conversation that no output has answered yet."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory this node holds beyond its segment, roughly."""
+        return _OVERHEAD
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class DurableNode(Node):
+    """A node that may be stored. Only these are accepted by a `Store`: `store: false` has no way in."""
+
+    response_data: bytes
+    """The response, serialised: what can be retrieved."""
+
+    @property
+    def response(self) -> responses_pb2.Response:
+        """The response, parsed anew with every look."""
+        return responses_pb2.Response.FromString(self.response_data)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory this node holds beyond its segment, roughly."""
+        return _OVERHEAD + len(self.response_data)

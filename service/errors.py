@@ -1,0 +1,114 @@
+"""What can go wrong on purpose.
+
+    Exception
+    ├── Refusal       a request is refused; the client is told and the connection lives on
+    ├── ModelError    a model server failed; the turn ends as response.failed
+    └── SessionError  the connection ends; `transports.status` says it in each transport's words
+
+Anything else that escapes is a defect.
+"""
+
+import enum
+import json
+
+from turnwire.json_codec import InvalidJson
+from turnwire.v1 import events_pb2
+
+
+class Refusal(Exception):
+    """A request is refused. Becomes one `error` event (`protocol.md` section 4)."""
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+    @classmethod
+    def of_invalid(cls, invalid: InvalidJson) -> "Refusal":
+        """Turn the codec's complaint about a frame into a refusal."""
+        return cls(invalid.code, str(invalid), invalid.param)
+
+    def event(self) -> events_pb2.ServerEvent:
+        """Say it as the protocol does. `status` is always set: some clients ignore errors without it."""
+        detail = events_pb2.ErrorDetail(
+            type=self.type, code=self.code, message=self.message, param=self.param
+        )
+        return events_pb2.ServerEvent(error=events_pb2.ErrorEvent(status=self.status, error=detail))
+
+    def body(self) -> bytes:
+        """Say it as the JSON body of an HTTP answer."""
+        error = {
+            "type": self.type,
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+        }
+        return json.dumps({"error": error}).encode()
+
+
+class Unauthenticated(Refusal):
+    """No key, or one that is not known. Says the same for both."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "invalid_api_key", "A valid API key is required: Authorization: Bearer <key>."
+        )
+
+
+class Forbidden(Refusal):
+    """The caller may not do this, whoever it is."""
+
+    status = 403
+
+
+class NotFound(Refusal):
+    """What was asked for does not exist, or is not the caller's. The two are indistinguishable."""
+
+    status = 404
+
+
+class Overloaded(Refusal):
+    """A limit of this server is reached; later it may work."""
+
+    status = 503
+    type = "server_error"
+
+
+class ModelError(Exception):
+    """A model server failed. The turn ends as `response.failed` with this code and message."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Ending(enum.Enum):
+    """Why a connection ends. `transports.status` has a row for each."""
+
+    GONE = "gone"  # the client left: nobody is told
+    TOO_LARGE = "message_too_large"
+    INVALID_FRAME = "invalid_frame"
+    POLICY = "policy_violation"
+    UNAUTHENTICATED = "unauthenticated"
+    SLOW_READER = "slow_reader"
+    IDLE = "idle_timeout"
+    AGE = "connection_age"
+    DRAIN = "draining"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal_error"
+
+
+class SessionError(Exception):
+    """The connection ends. `message` tells the client why and what to do about it."""
+
+    def __init__(self, ending: Ending, message: str) -> None:
+        super().__init__(message)
+        self.ending = ending
+        self.message = message

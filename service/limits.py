@@ -1,0 +1,27 @@
+"""The bounds that transports keep, in bytes and seconds."""
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one connection may cost, and how long anything may wait."""
+
+    message_bytes: int = 64 * MIB
+    """The largest message from a client; clients send whole contexts in one."""
+    outbound_bytes: int = 4 * MIB
+    """Unsent bytes of one connection beyond which its model servers are held back."""
+    send_deadline: float = 10.0
+    """How long a client may leave unsent bytes unread before it is cut off."""
+    receive_deadline: float = 30.0
+    """How long one message may take to arrive."""
+    handshake_deadline: float = 5.0
+    """How long a connection may take to say what it wants."""
+    ping_interval: float = 20.0
+    """How long a connection may be silent before it is asked for a sign of life."""
+    ping_timeout: float = 20.0
+    """How long that sign of life may take."""
+    allowed_origins: tuple[str, ...] = ()
+    """Browser origins that may connect. Others are refused; clients that are no browsers send none."""

@@ -1,0 +1,44 @@
+"""Logs: one JSON object a line, or readable ones on a terminal. Never any content, never a secret."""
+
+import logging
+import sys
+import traceback
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+Format = Literal["auto", "json", "console"]
+
+
+def configure(level: str, form: Format) -> None:
+    """Send structlog's and the standard library's records to stderr, in the same form."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _where,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _where(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Say what went wrong and where, not in which words: an exception's text may quote content."""
+    if event.pop("exc_info", None) and (error := sys.exc_info()[1]):
+        frames = traceback.extract_tb(error.__traceback__)
+        event["exception"] = type(error).__name__
+        event["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return event

@@ -1,0 +1,153 @@
+"""Every metric, in one class. Labels come from closed sets only: never an id, a tenant or content."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_LIFETIMES = (1, 5, 15, 60, 300, 900, 1800, 3300, 3600, 7200)
+_TURNS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_ABORTS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+
+
+class Metrics:
+    """What the service tells Prometheus about itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.connections_open = Gauge(
+            "turnwire_connections_open",
+            "Connections that are open now.",
+            ["transport"],
+            registry=registry,
+        )
+        self.connections = Counter(
+            "turnwire_connections_total",
+            "Connections that asked to be opened, by what became of it.",
+            ["transport", "outcome"],
+            registry=registry,
+        )
+        self.connection_lifetime = Histogram(
+            "turnwire_connection_lifetime_seconds",
+            "How long connections lived, by why they ended.",
+            ["transport", "reason"],
+            buckets=_LIFETIMES,
+            registry=registry,
+        )
+        self.connection_turns = Histogram(
+            "turnwire_connection_turns",
+            "How many turns connections had in their life.",
+            ["transport"],
+            buckets=_TURNS,
+            registry=registry,
+        )
+        self.turns = Counter(
+            "turnwire_turns_total",
+            "Turns that ended, by how.",
+            ["transport", "outcome"],
+            registry=registry,
+        )
+        self.turns_inflight = Gauge(
+            "turnwire_turns_inflight",
+            "Turns that run now.",
+            ["transport"],
+            registry=registry,
+        )
+        self.turn_seconds = Histogram(
+            "turnwire_turn_seconds",
+            "How long turns took, from their request to their last event.",
+            ["transport"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.time_to_first_token = Histogram(
+            "turnwire_time_to_first_token_seconds",
+            "Time from a request to the first output of its model.",
+            ["transport"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.abort_seconds = Histogram(
+            "turnwire_turn_abort_seconds",
+            "Time from a client's departure until its model server's work was stopped.",
+            ["transport"],
+            buckets=_ABORTS,
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "turnwire_refusals_total",
+            "Requests that were refused, by HTTP status.",
+            ["transport", "status"],
+            registry=registry,
+        )
+        self.hydrations = Counter(
+            "turnwire_hydrate_total",
+            "Responses that were to be continued, by the layer that held them.",
+            ["layer", "result"],
+            registry=registry,
+        )
+        self.cache_evictions = Counter(
+            "turnwire_cache_evictions_total",
+            "Responses that were let go of to make room.",
+            ["layer", "reason"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "turnwire_cache_bytes",
+            "Bytes of conversations held, by layer.",
+            ["layer"],
+            registry=registry,
+        )
+        self.cache_entries = Gauge(
+            "turnwire_cache_entries",
+            "Responses held, by layer.",
+            ["layer"],
+            registry=registry,
+        )
+        self.prefill_tokens = Counter(
+            "turnwire_prefill_tokens_total",
+            "Prompt tokens, by whether the model server had them cached.",
+            ["transport", "kind"],
+            registry=registry,
+        )
+        self.output_tokens = Counter(
+            "turnwire_output_tokens_total",
+            "Tokens that models generated.",
+            ["transport"],
+            registry=registry,
+        )
+        self.draining = Gauge(
+            "turnwire_draining",
+            "1 while the service is going away.",
+            registry=registry,
+        )
+
+
+class TransportMetrics:
+    """The metrics of one transport, with its label bound once: label lookups cost more than counting."""
+
+    def __init__(self, metrics: Metrics, transport: str) -> None:
+        self._metrics, self._transport = metrics, transport
+        self.connections_open = metrics.connections_open.labels(transport)
+        self.connection_turns = metrics.connection_turns.labels(transport)
+        self.turns_inflight = metrics.turns_inflight.labels(transport)
+        self.turn_seconds = metrics.turn_seconds.labels(transport)
+        self.time_to_first_token = metrics.time_to_first_token.labels(transport)
+        self.abort_seconds = metrics.abort_seconds.labels(transport)
+        self.cached_tokens = metrics.prefill_tokens.labels(transport, "cached")
+        self.computed_tokens = metrics.prefill_tokens.labels(transport, "computed")
+        self.output_tokens = metrics.output_tokens.labels(transport)
+
+    def connected(self, outcome: str) -> None:
+        """Count a connection that asked to be opened."""
+        self._metrics.connections.labels(self._transport, outcome).inc()
+
+    def lived(self, reason: str, seconds: float) -> None:
+        """Count a connection that ended."""
+        self._metrics.connection_lifetime.labels(self._transport, reason).observe(seconds)
+
+    def turn(self, outcome: str) -> None:
+        """Count a turn that ended."""
+        self._metrics.turns.labels(self._transport, outcome).inc()
+
+    def refused(self, status: int) -> None:
+        """Count a request that was refused."""
+        self._metrics.refusals.labels(self._transport, str(status)).inc()

@@ -1,0 +1,166 @@
+"""Items while a model produces them: what a client is told when each begins, grows and ends.
+
+Events are unnumbered here; `service.turn` numbers them. Their order follows `protocol.md` section 3,
+"Order per response". What differs between kinds of output is said once, in the table `FORMS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from service.backends import (
+    CallText,
+    Produced,
+    ReasoningSummaryText,
+    ReasoningText,
+    RefusalText,
+    Text,
+)
+from turnwire.delta import DeltaSource
+from turnwire.v1 import events_pb2, items_pb2
+
+M = TypeVar("M")
+
+_EMPTY_CONTENT = '{"content":[]}'
+"""A message that has begun shows its content as empty, not as absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream stands inside an item as one of its parts."""
+
+    part: str
+    """The variant of `ContentPart`."""
+    field: str
+    """The item's field that holds such parts."""
+    index: str
+    """The field of events that says which of them."""
+    events: str
+    """The variants of `ServerEvent` that begin and end one, without `_added` and `_done`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one kind of output is told."""
+
+    item: str
+    """The variant of `Item` it belongs to."""
+    events: str
+    """The variants of `ServerEvent` for more of it and all of it, without `_delta` and `_done`."""
+    body: str
+    """The field that holds all of it, in the last event and in the item or part."""
+    framing: Framing | None = None
+
+
+_CONTENT = "content_index"
+FORMS: dict[tuple[type[Produced], str], Form] = {
+    (Text, "message"): Form(
+        "message",
+        "output_text",
+        "text",
+        Framing("output_text", "content", _CONTENT, "content_part"),
+    ),
+    (RefusalText, "message"): Form(
+        "message",
+        "refusal",
+        "refusal",
+        Framing("refusal", "content", _CONTENT, "content_part"),
+    ),
+    (ReasoningSummaryText, "reasoning"): Form(
+        "reasoning",
+        "reasoning_summary_text",
+        "text",
+        Framing("summary_text", "summary", "summary_index", "reasoning_summary_part"),
+    ),
+    (ReasoningText, "reasoning"): Form(
+        "reasoning",
+        "reasoning_text",
+        "text",
+        Framing("reasoning_text", "content", _CONTENT, "content_part"),
+    ),
+    (CallText, "function_call"): Form("function_call", "function_call_arguments", "arguments"),
+    (CallText, "custom_tool_call"): Form("custom_tool_call", "custom_tool_call_input", "input"),
+}
+ITEM_OF: dict[type[Produced], str] = {piece: item for piece, item in FORMS if piece is not CallText}
+"""The kind of item that a piece of output begins. A call's text needs its call."""
+
+
+class Stream:
+    """A stretch of an item that grows by deltas: a part of its content, or the body of a call."""
+
+    def __init__(self, item: "OpenItem", form: Form, grows_by: type[Produced]) -> None:
+        self.grows_by = grows_by
+        self.pieces: list[str] = []
+        self._item, self._form = item, form
+        self._place = {"item_id": item.id, "output_index": item.index}
+        if framing := form.framing:
+            self._place[framing.index] = len(getattr(item.body, framing.field))
+        template = told(f"{form.events}_delta", **self._place)
+        if item.stream_id is not None:
+            template.stream_id = item.stream_id
+        self.source = DeltaSource(template)
+
+    def begun(self) -> list[events_pb2.ServerEvent]:
+        """Say that it begins, where it is a part."""
+        framing = self._form.framing
+        return [self._framed("added", self._part(framing, ""))] if framing else []
+
+    def ended(self) -> list[events_pb2.ServerEvent]:
+        """Say that it is finished, and let the item keep it."""
+        text = "".join(self.pieces)
+        done = told(f"{self._form.events}_done", **self._place, **{self._form.body: text})
+        if not (framing := self._form.framing):
+            setattr(self._item.body, self._form.body, text)
+            return [done]
+        part = self._part(framing, text)
+        getattr(self._item.body, framing.field).append(part)
+        return [done, self._framed("done", part)]
+
+    def _part(self, framing: Framing, text: str) -> items_pb2.ContentPart:
+        return _of_kind(items_pb2.ContentPart, framing.part, {self._form.body: text})
+
+    def _framed(self, which: str, part: items_pb2.ContentPart) -> events_pb2.ServerEvent:
+        assert self._form.framing
+        return told(f"{self._form.framing.events}_{which}", **self._place, part=part)
+
+
+class OpenItem:
+    """An item that the model has begun: its place, and what it has come to so far."""
+
+    def __init__(self, kind: str, index: int, stream_id: str | None, **fields: str) -> None:
+        self.kind, self.index, self.stream_id, self.id = kind, index, stream_id, fields["id"]
+        self._item = _of_kind(items_pb2.Item, kind, {"status": "in_progress", **fields})
+        self.body: Any = getattr(self._item, kind)
+
+    def begun(self) -> events_pb2.ServerEvent:
+        """Say that it begins, still empty."""
+        return told("output_item_added", output_index=self.index, item=self._shown())
+
+    def stream(self, piece: Produced) -> Stream | None:
+        """Open the stream that `piece` is the first of; None if it belongs to another item."""
+        form = FORMS.get((type(piece), self.kind))
+        return Stream(self, form, type(piece)) if form else None
+
+    def finished(self, status: str) -> items_pb2.Item:
+        """Return the item as later turns will replay it."""
+        self.body.status = status
+        return self._shown()
+
+    def ended(self, item: items_pb2.Item) -> events_pb2.ServerEvent:
+        """Say that it is finished."""
+        return told("output_item_done", output_index=self.index, item=item)
+
+    def _shown(self) -> items_pb2.Item:
+        if self.kind == "message":
+            self.body.extra_json = "" if self.body.content else _EMPTY_CONTENT
+        return self._item
+
+
+def told(kind: str, **fields: Any) -> events_pb2.ServerEvent:
+    """Return an unnumbered event of a kind that is named by its variant."""
+    return _of_kind(events_pb2.ServerEvent, kind, fields)
+
+
+def _of_kind(message: Callable[..., M], kind: str, fields: Mapping[str, Any]) -> M:
+    """Return a message whose one variant is named by a string, as the table does."""
+    return message(**{kind: fields})

@@ -1,0 +1,148 @@
+"""What a `response.create` comes down to, once its parent is known.
+
+Pure rules: defaults, inheritance and the refusals that need no model server. Sources are the rows of
+`protocol.md` sections 2.1 and 5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.conversation import DurableNode, Node
+from service.errors import Refusal
+from turnwire.v1 import items_pb2, responses_pb2
+
+_METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn, ready to be run."""
+
+    parent: Node | None
+    input: Sequence[items_pb2.Item]
+    settings: responses_pb2.Settings
+    """As the client sent them: what is unset is the model server's choice."""
+    store: bool
+    generate: bool
+    pending_calls: frozenset[str]
+    """Calls of the conversation that are still without an output once `input` is read."""
+    extra_json: str
+
+    def echo(self) -> responses_pb2.Settings:
+        """Return the settings as responses show them: with the protocol's defaults filled in."""
+        settings = responses_pb2.Settings()
+        settings.CopyFrom(_DEFAULTS)
+        settings.MergeFrom(self.settings)
+        if self.settings.HasField("tool_choice"):
+            settings.ClearField("tool_choice_mode")
+        settings.store = self.store
+        settings.service_tier = "default"
+        return settings
+
+
+def understand(create: responses_pb2.CreateResponse, parent: Node | None) -> Request:
+    """Apply the rules. Raises `Refusal` for what the protocol refuses."""
+    settings = create.settings
+    _check_supported(settings)
+    _check_metadata(settings)
+    items = new_items(create)
+    return Request(
+        parent=parent,
+        input=items,
+        settings=settings,
+        store=_store(settings, parent),
+        generate=not _is_warm_up(create),
+        pending_calls=pending_calls(parent.pending_calls if parent else frozenset(), items),
+        extra_json=create.extra_json,
+    )
+
+
+def new_items(create: responses_pb2.CreateResponse) -> Sequence[items_pb2.Item]:
+    """Return the input as items; a plain string is one user message."""
+    if not create.HasField("input_text"):
+        return create.input
+    part = items_pb2.ContentPart(input_text=items_pb2.Text(text=create.input_text))
+    return [items_pb2.Item(message=items_pb2.Message(role="user", content=[part]))]
+
+
+def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> frozenset[str]:
+    """Return the calls that wait for an output after `items`.
+
+    Raises `Refusal` for an output that answers no call: a model cannot make sense of it.
+    """
+    pending = set(before)
+    answered: set[str] = set()
+    for item in items:
+        kind = item.WhichOneof("kind")
+        if kind in {"function_call", "custom_tool_call"}:
+            pending.add(getattr(item, kind).call_id)
+        elif kind in {"function_call_output", "custom_tool_call_output"}:
+            call_id = getattr(item, kind).call_id
+            if call_id not in pending and call_id not in answered:
+                raise Refusal(
+                    "invalid_value",
+                    f"No tool call found for the output with call_id '{call_id[:64]}'.",
+                    "input",
+                )
+            pending.discard(call_id)
+            answered.add(call_id)
+    return frozenset(pending)
+
+
+def _is_warm_up(create: responses_pb2.CreateResponse) -> bool:
+    return create.HasField("generate") and not create.generate
+
+
+def _store(settings: responses_pb2.Settings, parent: Node | None) -> bool:
+    """Decide whether the response is stored. What was said unstored is never stored later on."""
+    continues_unstored = parent is not None and not isinstance(parent, DurableNode)
+    if not settings.HasField("store"):
+        return not continues_unstored
+    if settings.store and continues_unstored:
+        raise Refusal(
+            "invalid_value",
+            "'store' cannot be true: the response continues one with store=false, "
+            "and what was said there must not be stored. Leave 'store' out or set it to false.",
+            "store",
+        )
+    return settings.store
+
+
+def _check_supported(settings: responses_pb2.Settings) -> None:
+    if settings.background:
+        raise Refusal("unsupported_parameter", "'background' is not supported here.", "background")
+    if settings.HasField("conversation") or settings.HasField("conversation_id"):
+        raise Refusal(
+            "unsupported_parameter",
+            "'conversation' is not supported; continue with 'previous_response_id'.",
+            "conversation",
+        )
+
+
+def _check_metadata(settings: responses_pb2.Settings) -> None:
+    if len(settings.metadata) > _METADATA_PAIRS:
+        raise Refusal("invalid_value", f"At most {_METADATA_PAIRS} pairs are allowed.", "metadata")
+    for key, value in settings.metadata.items():
+        if len(key) > _METADATA_KEY or len(value) > _METADATA_VALUE:
+            raise Refusal(
+                "invalid_value",
+                f"Keys have at most {_METADATA_KEY} characters, values {_METADATA_VALUE}.",
+                "metadata",
+            )
+
+
+_DEFAULTS = responses_pb2.Settings(
+    tool_choice_mode="auto",
+    temperature=1.0,
+    top_p=1.0,
+    top_logprobs=0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    parallel_tool_calls=True,
+    truncation="disabled",
+    reasoning=responses_pb2.ReasoningSettings(),
+    text=responses_pb2.TextSettings(
+        format=responses_pb2.TextFormat(text=responses_pb2.PlainTextFormat()), verbosity="medium"
+    ),
+    background=False,
+)

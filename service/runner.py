@@ -1,0 +1,264 @@
+"""The life of one turn: find its parent, let the model run, seal what came of it, keep it.
+
+Order matters: `response.in_progress` is said only once the parent is held, and `response.completed`
+only once a response that is to be stored is durable.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import structlog
+
+from service import ids
+from service.backends import Backend, Prompt
+from service.conversation import DurableNode, Node, Rendered, Segment
+from service.errors import ModelError, Refusal
+from service.metrics import Metrics, TransportMetrics
+from service.request import Request, pending_calls, understand
+from service.router import Router
+from service.session import Begin
+from service.store import Store
+from service.turn import Turn
+from turnwire.delta import Event
+from turnwire.v1 import responses_pb2
+
+log = structlog.get_logger(__name__)
+
+_DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a turn puts up with a model server that says nothing, in seconds."""
+
+    keepalive: float = 30.0
+    """After this long the client is told that its turn still runs."""
+    stall: float = 600.0
+    """After this long the turn fails."""
+
+
+class Caller(Protocol):
+    """The connection a turn belongs to, as the turn sees it."""
+
+    tenant: str
+    metrics: TransportMetrics
+    interruption: ModelError | None
+    """Why the turn is being cut short, where its client should still be told."""
+
+    def recall(self, response_id: str) -> Node | None:
+        """Return a node that the connection itself holds."""
+
+    def keep(self, node: Node) -> None:
+        """Hold a node for the connection's next turns."""
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Send events to the client."""
+
+    async def ready(self) -> None:
+        """Return when the client has read enough for more to be produced."""
+
+
+class Runner:
+    """Runs turns."""
+
+    def __init__(self, router: Router, store: Store, metrics: Metrics, patience: Patience) -> None:
+        self._router = router
+        self._store = store
+        self._hydrations = metrics.hydrations
+        self._patience = patience
+
+    async def run(self, begin: Begin, caller: Caller) -> Node | None:
+        """Run a turn to its end and return its node; None if it cannot be continued.
+
+        The client has been told all there is to tell, unless it is gone: then this is cancelled.
+        """
+        try:
+            request = await self._understand(begin.create, caller)
+            backend = self._router.backend(request.settings.model)
+        except Refusal as refusal:
+            self._refuse(refusal, begin, caller)
+            return None
+        turn = Turn(_response(request), begin.stream_id, ids.item_id)
+        try:
+            return await _Run(request, backend, turn, caller, self._patience).run(self._store)
+        except ModelError as error:
+            caller.deliver(turn.fail(error))
+        except asyncio.CancelledError:
+            if caller.interruption is None:
+                raise
+            caller.deliver(turn.fail(caller.interruption))
+        except Exception:
+            log.exception("turn failed")
+            caller.deliver(turn.fail(_DEFECT))
+        return None
+
+    async def _understand(self, create: responses_pb2.CreateResponse, caller: Caller) -> Request:
+        parent_id = create.settings.previous_response_id
+        parent = await self._hydrate(parent_id, caller) if parent_id else None
+        return understand(create, parent)
+
+    async def _hydrate(self, response_id: str, caller: Caller) -> Node:
+        """Find the response to continue: in the connection, then in the store."""
+        if node := caller.recall(response_id):
+            self._hydrations.labels("connection", "hit").inc()
+            return node
+        if node := await self._store.get(caller.tenant, response_id):
+            self._hydrations.labels("store", "hit").inc()
+            return node
+        self._hydrations.labels("none", "miss").inc()
+        raise Refusal(
+            "previous_response_not_found",
+            f"Previous response with id '{response_id[:64]}' not found.",
+            "previous_response_id",
+        )
+
+    def _refuse(self, refusal: Refusal, begin: Begin, caller: Caller) -> None:
+        event = refusal.event()
+        if begin.stream_id is not None:
+            event.stream_id = begin.stream_id
+        caller.metrics.refused(refusal.status)
+        caller.deliver([event])
+
+
+class _Run:
+    """One turn under way."""
+
+    def __init__(
+        self, request: Request, backend: Backend, turn: Turn, caller: Caller, patience: Patience
+    ) -> None:
+        self._request = request
+        self._backend = backend
+        self._turn = turn
+        self._caller = caller
+        self._patience = patience
+        self._began = time.perf_counter()
+
+    async def run(self, store: Store) -> Node:
+        """Run it. Raises `ModelError` if the model server fails."""
+        if self._request.generate:
+            self._caller.deliver(self._turn.begin())
+            rendered = await self._generate()
+        else:
+            self._caller.deliver(self._turn.created())
+            rendered = await self._backend.prepare(self._prompt())
+        self._turn.settle(int(time.time()))
+        node = self._seal(rendered)
+        if isinstance(node, DurableNode):
+            await store.put(node)
+        self._caller.keep(node)
+        self._caller.deliver(self._turn.ended())
+        return node
+
+    async def _generate(self) -> Rendered | None:
+        try:
+            async with asyncio.timeout(None) as deadline:
+                with _Silence(self._turn, self._caller, self._patience, deadline) as silence:
+                    await self._pass_on(silence)
+        except TimeoutError:
+            message = f"The model server said nothing for {self._patience.stall:g} seconds."
+            raise ModelError("server_error", message) from None
+        if (finished := self._turn.finished) is None:
+            raise ModelError("server_error", "The model server stopped in the middle.")
+        metrics = self._caller.metrics
+        metrics.cached_tokens.inc(finished.cached_tokens)
+        metrics.computed_tokens.inc(finished.input_tokens - finished.cached_tokens)
+        metrics.output_tokens.inc(finished.output_tokens)
+        return finished.rendered
+
+    async def _pass_on(self, silence: "_Silence") -> None:
+        """Pass on what the model produces, no faster than the client reads it."""
+        turn, caller = self._turn, self._caller
+        async with aclosing(self._backend.generate(self._prompt())) as batches:
+            async for batch in batches:
+                if silence.unbroken:
+                    elapsed = time.perf_counter() - self._began
+                    caller.metrics.time_to_first_token.observe(elapsed)
+                silence.broken()
+                caller.deliver(turn.produced(batch))
+                await caller.ready()
+
+    def _prompt(self) -> Prompt:
+        request = self._request
+        return Prompt(
+            history=request.parent.segment.path() if request.parent else [],
+            input=request.input,
+            settings=request.settings,
+            extra_json=request.extra_json,
+            conversation=ids.root_of(self._turn.response.id),
+            tenant=self._caller.tenant,
+        )
+
+    def _seal(self, rendered: Rendered | None) -> Node:
+        request, response = self._request, self._turn.response
+        parent = request.parent
+        renderings = {self._backend.dialect: rendered} if rendered else None
+        items = [*request.input, *response.output]
+        segment = Segment(parent.segment if parent else None, items, renderings)
+        pending = pending_calls(request.pending_calls, response.output)
+        if request.store:
+            return DurableNode(
+                tenant=self._caller.tenant,
+                id=response.id,
+                parent_id=parent.id if parent else None,
+                segment=segment,
+                pending_calls=pending,
+                response_data=response.SerializeToString(),
+            )
+        return Node(
+            tenant=self._caller.tenant,
+            id=response.id,
+            parent_id=parent.id if parent else None,
+            segment=segment,
+            pending_calls=pending,
+        )
+
+
+class _Silence:
+    """Notices a model server that says nothing: tells the client, and in the end gives up."""
+
+    def __init__(
+        self, turn: Turn, caller: Caller, patience: Patience, deadline: asyncio.Timeout
+    ) -> None:
+        self._turn, self._caller = turn, caller
+        self._patience, self._deadline = patience, deadline
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self.unbroken = True
+        """Whether the model server has said nothing at all yet."""
+
+    def __enter__(self) -> Self:
+        self._look_later()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def broken(self) -> None:
+        """Something was said."""
+        self.unbroken = False
+        self._since = self._loop.time()
+
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(self._patience.keepalive, self._look)
+
+    def _look(self) -> None:
+        silent = self._loop.time() - self._since
+        if silent >= self._patience.stall:
+            self._deadline.reschedule(self._loop.time())
+            return
+        if silent >= self._patience.keepalive:
+            self._caller.deliver(self._turn.keepalive())
+        self._look_later()
+
+
+def _response(request: Request) -> responses_pb2.Response:
+    return responses_pb2.Response(
+        id=ids.response_id(request.parent.id if request.parent else None),
+        object="response",
+        created_at=int(time.time()),
+        settings=request.echo(),
+    )

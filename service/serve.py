@@ -1,0 +1,162 @@
+"""The composition root: the one module that knows every part, and in which order they start and stop."""
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+import transports.grpc
+import transports.http
+from service import models
+from service.backends import Backend
+from service.backends.embedded import Embedded, EmbeddedModel
+from service.backends.llama_cpp import LlamaCpp
+from service.backends.simulator import Simulator, Speed
+from service.cache import Bounds, NodeCache
+from service.config import Config
+from service.engine import Engine
+from service.keys import Anonymous, KeyFile, Keys
+from service.metrics import Metrics
+from service.router import Router
+from service.store.memory import MemoryStore
+from transports.health import serve_health
+from transports.http import Address
+from transports.operations import serve_operations
+
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS = 5.0
+"""For servers to close what is still open once all turns have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service, and where it can be reached."""
+
+    engine: Engine
+    websocket_url: str
+    grpc_target: str
+    operations_url: str
+    models: tuple[str, ...]
+
+
+@asynccontextmanager
+async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
+    """Run the service for as long as the context lasts, then let its clients go gracefully."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    metrics = Metrics(registry)
+    async with AsyncExitStack() as stack:
+        await backend.start()
+        stack.push_async_callback(backend.stop)
+        store = MemoryStore(_store_cache(config, metrics))
+        engine = Engine(Router([backend]), store, metrics, config.engine_limits())
+        service = await _listen(config, engine, registry, stack)
+        stack.push_async_callback(engine.drain, config.drain_seconds)
+        yield service
+
+
+async def serve(config: Config, backend: Backend, ready: Callable[[Service], None]) -> None:
+    """Run the service until SIGTERM or SIGINT; call `ready` once it listens."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running(config, backend) as service:
+        _settle_memory()
+        log.info("serving", models=service.models, websocket=service.websocket_url)
+        ready(service)
+        await stopped.wait()
+        log.info("stopping", drain_seconds=config.drain_seconds)
+    log.info("stopped")
+
+
+def remote_backend(config: Config) -> Backend:
+    """Make the adapter of a model server that is not in this process, or of the simulator."""
+    if config.backend == "simulator":
+        speed = Speed(
+            first_token=config.simulator_first_token_seconds,
+            prefill=config.simulator_prefill_seconds_per_token,
+            tokens_per_second=config.simulator_tokens_per_second,
+        )
+        return Simulator(speed=speed)
+    key = config.backend_api_key
+    return LlamaCpp(config.backend_url, key.get_secret_value() if key else None)
+
+
+def embedded_backend(config: Config, weights: Path) -> Backend:
+    """Make the model server that runs in this process."""
+    packaged = models.MODELS.get(config.model)
+    model = EmbeddedModel(
+        weights=weights,
+        name=packaged.name if packaged else weights.stem,
+        context=config.context_tokens,
+        slots=config.slots,
+        defaults=packaged.sampling if packaged else {},
+    )
+    return Embedded(model)
+
+
+async def _listen(
+    config: Config, engine: Engine, registry: CollectorRegistry, stack: AsyncExitStack
+) -> Service:
+    """Open all ports. What accepts clients opens last and closes first."""
+    limits, keys = config.limits(), _keys(config)
+
+    def ready() -> bool:
+        return engine.ready
+
+    operations = await serve_operations(ready, registry, _address(config.operations_address))
+    stack.push_async_callback(operations.stop)
+    health = await serve_health(ready, config.health_address)
+    stack.push_async_callback(health.stop, 0)
+    grpc = await transports.grpc.serve(engine, keys, limits, config.grpc_address)
+    stack.push_async_callback(grpc.stop, _STOP_SECONDS)
+    http = await transports.http.serve(engine, keys, limits, _address(config.http_address))
+    stack.push_async_callback(http.stop)
+    return Service(
+        engine,
+        f"ws://{_host(config.http_address)}:{http.port}/v1/responses",
+        f"{_host(config.grpc_address)}:{grpc.port}",
+        f"http://{_host(config.operations_address)}:{operations.port}",
+        tuple(name for name, _ in engine.models()),
+    )
+
+
+def _store_cache(config: Config, metrics: Metrics) -> NodeCache:
+    bounds = Bounds(budget=config.store_bytes, ttl=config.store_ttl_seconds)
+    evictions = metrics.cache_evictions
+    cache = NodeCache(
+        bounds, time.monotonic, lambda reason: evictions.labels("store", reason).inc()
+    )
+    metrics.cache_bytes.labels("store").set_function(lambda: cache.bytes)
+    metrics.cache_entries.labels("store").set_function(lambda: len(cache))
+    return cache
+
+
+def _keys(config: Config) -> Keys:
+    return KeyFile.read(config.api_keys_file) if config.api_keys_file else Anonymous()
+
+
+def _address(address: str) -> Address:
+    host, _, port = address.rpartition(":")
+    return Address(host.strip("[]"), int(port))
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
+
+
+def _settle_memory() -> None:
+    """Collect rarely, and never look again at what was made while starting: pauses stay short."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,223 @@
+"""The rules of one connection: lanes, their order and bounds, what failures and departures do.
+
+Pure: it never waits, reads a clock or draws a random number. Every input returns one `Step`: events
+to deliver, then effects to perform, in that order. The rules are those of `protocol.md` section 5.
+"""
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from service.errors import Ending, Overloaded, Refusal, SessionError
+from turnwire.v1 import events_pb2, responses_pb2
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}\Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionLimits:
+    """What one connection may have under way."""
+
+    active: int = 16
+    """Turns that run at once; further ones wait."""
+    lanes: int = 32
+    """Named lanes in the connection's life."""
+    waiting: int = 64
+    """Turns that wait; further ones are refused."""
+
+
+class Begin(NamedTuple):
+    """Begin this turn."""
+
+    stream_id: str | None
+    create: responses_pb2.CreateResponse
+
+
+class Forget(NamedTuple):
+    """Let go of this response: a turn that continued it failed in its own lane."""
+
+    response_id: str
+
+
+class End(NamedTuple):
+    """End the connection."""
+
+    error: SessionError
+
+
+Effect: TypeAlias = Begin | Forget | End
+
+
+class Step(NamedTuple):
+    """What an input leads to."""
+
+    events: Sequence[events_pb2.ServerEvent] = ()
+    effects: Sequence[Effect] = ()
+
+
+@dataclass(slots=True)
+class _Lane:
+    waiting: deque[responses_pb2.CreateResponse] = field(default_factory=deque)
+    running: responses_pb2.CreateResponse | None = None
+    latest: str = ""
+    """The lane's last finished response: what its next turn is expected to continue."""
+
+
+class Session:
+    """One connection's lanes. A lane's turns follow each other; lanes run side by side."""
+
+    __slots__ = ("_lanes", "_leaving", "_limits", "_order", "_running")
+
+    def __init__(self, limits: SessionLimits) -> None:
+        self._limits = limits
+        self._lanes: dict[str | None, _Lane] = {}
+        self._order: deque[str | None] = deque()
+        """The lanes of all waiting turns, in the order they came."""
+        self._running = 0
+        self._leaving: SessionError | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no turn runs or waits."""
+        return self._running == 0 and not self._order
+
+    def receive(self, event: events_pb2.ClientEvent) -> Step:
+        """Take a client's event."""
+        stream_id = event.stream_id if event.HasField("stream_id") else None
+        try:
+            self._check_stream_id(stream_id)
+            return self._dispatch(event, stream_id)
+        except _Unaddressed as refusal:
+            return Step([refusal.event()])
+        except Refusal as refusal:
+            return Step([_addressed(refusal, stream_id)])
+
+    def finished(self, stream_id: str | None, response_id: str) -> Step:
+        """A turn ended and its response can be continued."""
+        self._lanes[stream_id].latest = response_id
+        return self._ended(stream_id, ())
+
+    def failed(self, stream_id: str | None) -> Step:
+        """A turn ended and its response cannot be continued.
+
+        The parent it referred to is forgotten, unless another lane stands on it: a client that
+        retries sends the whole context. A fork that failed must not harm the lane it left.
+        """
+        create = self._lanes[stream_id].running
+        parent = create.settings.previous_response_id if create else ""
+        others = (lane for name, lane in self._lanes.items() if name != stream_id)
+        if not parent or any(lane.latest == parent for lane in others):
+            return self._ended(stream_id, ())
+        return self._ended(stream_id, [Forget(parent)])
+
+    def leave(self, ending: Ending, message: str) -> Step:
+        """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
+        self._leaving = SessionError(ending, message)
+        refused = [_addressed(_moved(message), stream_id) for stream_id in self._order]
+        self._order.clear()
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+        step = self._depart()
+        return Step([*refused, *step.events], step.effects)
+
+    def _dispatch(self, event: events_pb2.ClientEvent, stream_id: str | None) -> Step:
+        match event.WhichOneof("kind"):
+            case "create":
+                return self._create(event.create, stream_id)
+            case "steer":
+                return Step([_steering_refused(event.steer)])
+            case _:
+                expected = "'response.create' or 'response.steer'"
+                message = f"Unknown event type: 'type' must be {expected}."
+                raise Refusal("unknown_event_type", message, "type")
+
+    def _create(self, create: responses_pb2.CreateResponse, stream_id: str | None) -> Step:
+        if self._leaving:
+            raise _moved(self._leaving.message)
+        if len(self._order) >= self._limits.waiting:
+            raise Overloaded(
+                "rate_limit_exceeded",
+                f"{self._limits.waiting} responses are waiting on this connection already.",
+            )
+        self._lane(stream_id).waiting.append(create)
+        self._order.append(stream_id)
+        return Step(effects=self._begin_waiting())
+
+    def _begin_waiting(self) -> list[Effect]:
+        """Begin whatever may begin, first come first served among lanes that are free."""
+        effects: list[Effect] = []
+        for _ in range(len(self._order)):
+            stream_id = self._order.popleft()
+            lane = self._lanes[stream_id]
+            if lane.running is not None or self._running >= self._limits.active:
+                self._order.append(stream_id)
+                continue
+            lane.running = lane.waiting.popleft()
+            self._running += 1
+            effects.append(Begin(stream_id, lane.running))
+        return effects
+
+    def _ended(self, stream_id: str | None, effects: Sequence[Effect]) -> Step:
+        self._lanes[stream_id].running = None
+        self._running -= 1
+        if self._leaving:
+            step = self._depart()
+            return Step(step.events, [*effects, *step.effects])
+        return Step(effects=[*effects, *self._begin_waiting()])
+
+    def _depart(self) -> Step:
+        if self._leaving is None or not self.idle:
+            return Step()
+        return Step([_moved(self._leaving.message).event()], [End(self._leaving)])
+
+    def _lane(self, stream_id: str | None) -> _Lane:
+        if stream_id not in self._lanes:
+            named = len(self._lanes) - (None in self._lanes)
+            if stream_id is not None and named >= self._limits.lanes:
+                raise Refusal(
+                    "websocket_stream_limit_reached",
+                    f"A connection can have {self._limits.lanes} named streams; open another one.",
+                    "stream_id",
+                )
+            self._lanes[stream_id] = _Lane()
+        return self._lanes[stream_id]
+
+    def _check_stream_id(self, stream_id: str | None) -> None:
+        if stream_id is not None and not _STREAM_ID.match(stream_id):
+            raise _Unaddressed(
+                "invalid_stream_id",
+                "'stream_id' must be 1 to 256 of the characters A-Z, a-z, 0-9, '_', '.', '-'.",
+                "stream_id",
+            )
+
+
+class _Unaddressed(Refusal):
+    """A refusal that no lane is told, because the lane's name is what is wrong."""
+
+
+def _addressed(refusal: Refusal, stream_id: str | None) -> events_pb2.ServerEvent:
+    event = refusal.event()
+    if stream_id is not None:
+        event.stream_id = stream_id
+    return event
+
+
+def _moved(message: str) -> Refusal:
+    """The refusal on which every known client reconnects and goes on (`protocol.md` section 4)."""
+    return Refusal("websocket_connection_limit_reached", message)
+
+
+def _steering_refused(steer: events_pb2.SteerResponse) -> events_pb2.ServerEvent:
+    told = events_pb2.Steer(previous_response_id=steer.previous_response_id, input=steer.input)
+    if steer.HasField("input_text"):
+        told.input_text = steer.input_text
+    error = events_pb2.ErrorDetail(
+        type="invalid_request_error",
+        code="steering_not_supported",
+        message="This model does not support steering; send the input with the next response.create.",
+    )
+    return events_pb2.ServerEvent(
+        sequence_number=0, steer_failed=events_pb2.SteerFailed(steer=told, error=error)
+    )

@@ -1,0 +1,42 @@
+"""Fixtures: a server, and connections to it over whichever transport the row is."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service.backends.simulator import Simulator
+from tests.conformance.clients import ROWS, Connect
+from tests.conformance.conversation import Conversation
+from tests.conformance.server import Server, serving
+
+Talk = Callable[..., AbstractAsyncContextManager[Conversation]]
+
+
+@pytest.fixture(params=ROWS)
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return ROWS[request.param]
+
+
+@pytest.fixture
+def simulator() -> Simulator:
+    return Simulator()
+
+
+@pytest.fixture
+async def server(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(simulator, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def talk(server: Server, connect: Connect) -> Talk:
+    """Open a connection: `talk()` as Alice, `talk(server.bob)` as Bob."""
+
+    @asynccontextmanager
+    async def opened(key: str | None = None) -> AsyncIterator[Conversation]:
+        async with connect(server, key or server.alice) as client:
+            yield Conversation(client)
+
+    return opened

@@ -1,0 +1,71 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.backends.chat_ml import ChatMl, call
+from service.backends.llama_server import Piece
+from tests.service.backends import conversing
+from turnwire.v1 import items_pb2
+
+FORMAT = ChatMl(opens=[7], start=1, end=2)
+
+
+def test_a_message_is_special_ids_around_text() -> None:
+    assert FORMAT.items([conversing.user("<|im_end|>")]) == [1, "user\n", "<|im_end|>", 2, "\n"]
+
+
+def test_developers_speak_with_the_systems_authority_and_strangers_do_not() -> None:
+    messages = [items_pb2.Message(role=role, content_text="x") for role in ("developer", "ghost")]
+    items = [items_pb2.Item(message=message) for message in messages]
+    assert [piece for piece in FORMAT.items(items) if str(piece).endswith("r\n")] == ["user\n"]
+    assert FORMAT.items(items)[1] == "system\n"
+
+
+def test_calls_belong_to_the_answer_they_follow() -> None:
+    items = [conversing.assistant("Well."), conversing.call("f", "{}"), conversing.call("g", "{}")]
+    answer = ["Well.", "\n", *call("f", "{}"), "\n", *call("g", "{}")]
+    assert FORMAT.items(items) == [1, "assistant\n", *answer, 2, "\n"]
+
+
+def test_outputs_of_tools_are_messages_of_their_own() -> None:
+    response = "<tool_response>\n42\n</tool_response>"
+    assert FORMAT.items([conversing.call_output("42")]) == [1, "tool\n", response, 2, "\n"]
+
+
+def test_what_was_thought_is_not_repeated_and_unknown_items_are_skipped() -> None:
+    items = [
+        items_pb2.Item(reasoning=items_pb2.Reasoning()),
+        items_pb2.Item(other_json='{"type": "web_search_call"}'),
+    ]
+    assert FORMAT.items(items) == []
+
+
+def test_the_header_is_empty_when_nothing_is_told() -> None:
+    assert FORMAT.header("", []) == [7]
+    assert FORMAT.header("Be kind.", []) == [7, 1, "system\n", "Be kind.", 2, "\n"]
+
+
+texts = st.text(min_size=1, max_size=20)
+turns = st.one_of(
+    st.tuples(st.just([conversing.user("q")]), texts.map(conversing.assistant)),
+    st.tuples(st.just([conversing.call_output("r")]), texts.map(conversing.assistant)),
+    st.tuples(st.just([conversing.user("q")]), texts.map(lambda text: conversing.call(text, "{}"))),
+)
+
+
+@given(st.lists(turns, max_size=6))
+def test_turn_by_turn_gives_the_same_pieces_as_all_at_once(
+    conversation: list[tuple[list[items_pb2.Item], items_pb2.Item]],
+) -> None:
+    kept: list[Piece] = []
+    for asked, answered in conversation:
+        kept += [*FORMAT.items(asked), *FORMAT.answer_opens]
+        kept += [*canonical(answered), *FORMAT.answer_closes]
+    items = [item for asked, answered in conversation for item in (*asked, answered)]
+    assert kept == FORMAT.items(items)
+
+
+def canonical(item: items_pb2.Item) -> list[str]:
+    """Return what a model samples that writes as the format does."""
+    if item.HasField("function_call"):
+        return call(item.function_call.name, item.function_call.arguments)
+    return [item.message.content[0].output_text.text]

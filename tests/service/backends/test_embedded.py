@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from service.backends.embedded import Embedded, EmbeddedModel
+from service.errors import ModelError
+from tests.service.backends.conversing import converse, prompt, user
+
+
+async def test_a_model_runs_in_this_process_until_it_is_stopped(
+    tiny_weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend = Embedded(EmbeddedModel(weights=tiny_weights, name="tiny", context=4096, slots=1))
+    await backend.start()
+    try:
+        assert backend.models == ["tiny"]
+        turn = await converse(backend, prompt(user("hello")))
+        assert turn.finished.output_tokens > 0
+    finally:
+        await backend.stop()
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_weights_that_cannot_be_loaded_are_a_model_error(tmp_path: Path) -> None:
+    weights = tmp_path / "broken.gguf"
+    weights.write_bytes(b"no model")
+    backend = Embedded(EmbeddedModel(weights=weights, name="broken"))
+    with pytest.raises(ModelError, match="broken.gguf cannot be loaded"):
+        await backend.start()
+    await backend.stop()
+
+
+async def test_stopping_what_never_started_is_nothing(tiny_weights: Path) -> None:
+    await Embedded(EmbeddedModel(weights=tiny_weights, name="tiny")).stop()

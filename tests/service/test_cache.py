@@ -1,0 +1,150 @@
+"""Nodes within a budget: who goes first, and whether the bytes add up."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.cache import Bounds, NodeCache
+from service.conversation import Node, Segment
+from turnwire.v1 import items_pb2
+
+HUGE = 1 << 40
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def item(size: int = 10) -> items_pb2.Item:
+    return items_pb2.Item(message=items_pb2.Message(role="user", content_text="x" * size))
+
+
+def node(name: str, parent: Node | None = None, tenant: str = "t", size: int = 10) -> Node:
+    return Node(
+        tenant=tenant,
+        id=name,
+        parent_id=parent.id if parent else None,
+        segment=Segment(parent.segment if parent else None, [item(size)]),
+        pending_calls=frozenset(),
+    )
+
+
+def cache(budget: int = HUGE, clock: Clock | None = None, ttl: float = HUGE) -> NodeCache:
+    return NodeCache(Bounds(budget=budget, ttl=ttl), clock or Clock())
+
+
+def room_for(*nodes: Node) -> int:
+    filled = cache()
+    for one in nodes:
+        filled.put(one)
+    return filled.bytes
+
+
+def test_a_node_is_found_by_its_tenant_only() -> None:
+    held = cache()
+    held.put(node("a"))
+    assert held.get(("t", "a"))
+    assert held.get(("other", "a")) is None
+
+
+def test_what_has_been_continued_goes_first() -> None:
+    parent, old = node("parent"), node("old")
+    child = node("child", parent)
+    held = cache(room_for(parent, old, child) - 1)
+    for one in (old, parent, child):
+        held.put(one)
+    assert held.get(("t", "parent")) is None
+    assert held.get(("t", "old"))
+    assert held.get(("t", "child"))
+
+
+def test_a_superseded_node_lets_its_childs_context_live() -> None:
+    parent = node("parent", size=5000)
+    child = node("child", parent)
+    held = cache(room_for(parent, child) - 1)
+    held.put(parent)
+    held.put(child)
+    found = held.get(("t", "child"))
+    assert found
+    assert [len(segment.items) for segment in found.segment.path()] == [1, 1]
+    assert held.bytes > 5000
+
+
+def test_among_the_others_the_least_recently_used_goes_first() -> None:
+    a, b, c = node("a"), node("b"), node("c")
+    held = cache(room_for(a, b, c) - 1)
+    held.put(a)
+    held.put(b)
+    held.get(("t", "a"))
+    held.put(c)
+    assert held.get(("t", "b")) is None
+    assert held.get(("t", "a"))
+
+
+def test_the_newest_node_stays_even_if_it_is_too_big() -> None:
+    held = cache(10)
+    held.put(node("a", size=5000))
+    assert held.get(("t", "a"))
+
+
+def test_nodes_expire_when_they_are_not_used() -> None:
+    clock = Clock()
+    held = cache(clock=clock, ttl=10)
+    held.put(node("a"))
+    held.put(node("b"))
+    clock.now = 9
+    held.get(("t", "a"))
+    clock.now = 15
+    held.expire()
+    assert held.get(("t", "b")) is None
+    assert held.get(("t", "a"))
+
+
+def test_an_expired_node_is_not_found_before_it_is_cleared_away() -> None:
+    clock = Clock()
+    held = cache(clock=clock, ttl=10)
+    held.put(node("a"))
+    clock.now = 11
+    assert held.get(("t", "a")) is None
+    assert len(held) == 0
+
+
+def test_evictions_are_told_with_their_reason() -> None:
+    reasons: list[str] = []
+    parent = node("parent")
+    held = NodeCache(Bounds(budget=1), Clock(), reasons.append)
+    held.put(parent)
+    held.put(node("child", parent))
+    held.put(node("other"))
+    assert reasons == ["superseded", "lru"]
+
+
+def test_putting_a_node_twice_counts_it_once() -> None:
+    held = cache()
+    one = node("a")
+    held.put(one)
+    before = held.bytes
+    held.put(one)
+    assert held.bytes == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 400)), max_size=60), st.integers(0, 9))
+def test_bytes_are_those_of_what_is_held(turns: list[tuple[int, int]], budget: int) -> None:
+    held = cache(2000 + budget * 1500)
+    nodes: list[Node] = []
+    for number, (parent, size) in enumerate(turns):
+        nodes.append(node(str(number), nodes[parent] if parent < len(nodes) else None, size=size))
+        held.put(nodes[-1])
+    kept = [one for one in nodes if held.get(("t", one.id))]
+    segments = {id(s): s for s in itertools.chain.from_iterable(k.segment.path() for k in kept)}
+    weights = sum(one.weight for one in kept) + sum(s.weight for s in segments.values())
+    assert held.bytes == weights
+    assert held.bytes <= max(held.bounds.budget, 0) or len(kept) == 1
+    for one in kept:
+        held.discard(("t", one.id))
+    assert held.bytes == 0

@@ -1,0 +1,152 @@
+"""What a create comes down to: defaults, inheritance, refusals."""
+
+import json
+
+import pytest
+
+from service.conversation import DurableNode, Node, Segment
+from service.errors import Refusal
+from service.request import pending_calls, understand
+from turnwire import json_codec
+from turnwire.v1 import items_pb2, responses_pb2
+
+
+def create(text: str = "{}") -> responses_pb2.CreateResponse:
+    return json_codec.decode(responses_pb2.CreateResponse, text)
+
+
+def unstored(pending: frozenset[str] = frozenset()) -> Node:
+    return Node(
+        tenant="t",
+        id="resp_p",
+        parent_id=None,
+        segment=Segment(None, []),
+        pending_calls=pending,
+    )
+
+
+def stored() -> DurableNode:
+    return DurableNode(
+        tenant="t",
+        id="resp_p",
+        parent_id=None,
+        segment=Segment(None, []),
+        pending_calls=frozenset(),
+        response_data=b"",
+    )
+
+
+def call(call_id: str) -> items_pb2.Item:
+    return items_pb2.Item(function_call=items_pb2.FunctionCall(call_id=call_id))
+
+
+def output(call_id: str) -> items_pb2.Item:
+    return items_pb2.Item(function_call_output=items_pb2.FunctionCallOutput(call_id=call_id))
+
+
+def test_a_string_is_one_user_message() -> None:
+    [item] = understand(create('{"input":"hi"}'), None).input
+    assert item.message.role == "user"
+    assert item.message.content[0].input_text.text == "hi"
+
+
+def test_responses_are_stored_unless_the_client_says_otherwise() -> None:
+    assert understand(create(), None).store
+    assert understand(create(), stored()).store
+    assert not understand(create('{"store":false}'), stored()).store
+
+
+def test_what_was_said_unstored_stays_unstored() -> None:
+    assert not understand(create(), unstored()).store
+    assert not understand(create('{"store":null}'), unstored()).store
+    with pytest.raises(Refusal) as refused:
+        understand(create('{"store":true}'), unstored())
+    assert refused.value.param == "store"
+
+
+def test_the_echo_fills_in_the_protocols_defaults() -> None:
+    settings = understand(create('{"model":"m"}'), None).echo()
+    assert settings.temperature == 1.0
+    assert settings.parallel_tool_calls
+    assert settings.tool_choice_mode == "auto"
+    assert settings.truncation == "disabled"
+    assert settings.text.verbosity == "medium"
+    assert settings.text.format.HasField("text")
+    assert settings.store
+
+
+def test_the_echo_keeps_what_the_client_said() -> None:
+    request = understand(
+        create(
+            '{"temperature":0,"tool_choice":{"type":"function","name":"f"},"metadata":{"a":"b"},'
+            '"text":{"format":{"type":"json_object"}},"parallel_tool_calls":false}'
+        ),
+        None,
+    )
+    settings = request.echo()
+    assert settings.HasField("temperature")
+    assert settings.temperature == 0
+    assert settings.tool_choice.function.name == "f"
+    assert not settings.HasField("tool_choice_mode")
+    assert settings.text.format.HasField("json_object")
+    assert settings.text.verbosity == "medium"
+    assert not settings.parallel_tool_calls
+    assert settings.metadata == {"a": "b"}
+
+
+def test_what_the_client_left_open_stays_open_for_the_model_server() -> None:
+    assert not understand(create(), None).settings.HasField("temperature")
+
+
+def test_calls_wait_for_their_outputs() -> None:
+    assert pending_calls(frozenset(), [call("a"), call("b"), output("a")]) == {"b"}
+    assert pending_calls(frozenset({"a"}), [output("a")]) == frozenset()
+
+
+def test_a_conversation_may_be_replayed_with_calls_and_outputs_twice() -> None:
+    replay = [call("a"), output("a"), call("a"), output("a")]
+    assert pending_calls(frozenset(), replay) == frozenset()
+
+
+def test_an_output_without_a_call_is_refused() -> None:
+    with pytest.raises(Refusal) as refused:
+        understand(
+            create('{"input":[{"type":"function_call_output","call_id":"x","output":""}]}'),
+            unstored(frozenset({"a"})),
+        )
+    assert "x" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ('{"background":true}', "background"),
+        ('{"conversation":"conv_1"}', "conversation"),
+        ('{"conversation":{"id":"conv_1"}}', "conversation"),
+        (json.dumps({"metadata": {str(number): "" for number in range(17)}}), "metadata"),
+        (json.dumps({"metadata": {"k" * 65: ""}}), "metadata"),
+        (json.dumps({"metadata": {"k": "v" * 513}}), "metadata"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(body: str, param: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        understand(create(body), None)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"background":false}', '{"background":null}', '{"conversation":null}', '{"stream":true}'],
+)
+def test_what_says_nothing_is_accepted(body: str) -> None:
+    understand(create(body), None)
+
+
+def test_unknown_members_are_kept_for_the_model_server() -> None:
+    assert "top_k" in understand(create('{"top_k":5}'), None).extra_json
+
+
+def test_a_warm_up_generates_nothing() -> None:
+    assert not understand(create('{"generate":false}'), None).generate
+    assert understand(create('{"generate":true}'), None).generate
+    assert understand(create(), None).generate

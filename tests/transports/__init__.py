@@ -1,0 +1,1 @@
+"""What only one wire can show: handshakes, framing, limits, deadlines."""

@@ -1,0 +1,589 @@
+"""What only the gRPC wire can show. The engine behind it does what each test tells it to."""
+
+import asyncio
+import contextlib
+import importlib.util
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar, cast
+
+import grpc
+import pytest
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from service.engine import Engine, Sink
+from service.errors import Ending, NotFound, Overloaded, Refusal, SessionError, Unauthenticated
+from service.keys import Anonymous, Keys
+from service.limits import MIB, Limits
+from transports.grpc import NAME, REFUSED, options, serve
+from transports.grpc_server import GrpcServer
+from turnwire.delta import to_wire
+from turnwire.v1 import events_pb2, responses_pb2
+from turnwire.v1 import session_service_pb2 as rpc
+from turnwire.v1 import session_service_pb2_grpc as stubs
+
+Call: TypeAlias = grpc.aio.StreamStreamCall[rpc.ConnectRequest, rpc.ConnectResponse]
+T = TypeVar("T")
+
+KEY = "Bearer tw_1_secret"
+
+
+class ScriptedConnection:
+    """Keeps what the transport says; says what the test wants."""
+
+    def __init__(self, tenant: str, sink: Sink) -> None:
+        self.tenant = tenant
+        self.sink = sink
+        self.received: asyncio.Queue[events_pb2.ClientEvent] = asyncio.Queue()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.asked_to_finish = asyncio.Event()
+        self.closed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def receive(self, event: events_pb2.ClientEvent) -> None:
+        self.received.put_nowait(event)
+        if event.WhichOneof("kind") == "steer":
+            self.sink.deliver([delta(0)])
+        if event.WhichOneof("kind") == "other_json":
+            raise ZeroDivisionError(event.other_json)
+
+    async def finished(self) -> None:
+        self.asked_to_finish.set()
+        await self.idle.wait()
+
+    def close(self, ending: Ending) -> None:
+        if not self.closed.done():
+            self.closed.set_result(ending)
+
+    async def ending(self) -> Ending:
+        async with asyncio.timeout(10):
+            return await self.closed
+
+
+class ScriptedEngine:
+    """Opens connections for tests to script, and holds one response."""
+
+    def __init__(self) -> None:
+        self.opened: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
+        self.ready = True
+        self.full = False
+
+    def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
+        assert transport == "grpc"
+        if self.full:
+            raise Overloaded("overloaded", "Too many connections. Retry later.")
+        connection = ScriptedConnection(tenant, sink)
+        self.opened.put_nowait(connection)
+        return connection
+
+    async def get(self, tenant: str, response_id: str) -> responses_pb2.Response:
+        if (tenant, response_id) != ("anonymous", "resp_1"):
+            raise NotFound("response_not_found", "There is no such response.")
+        return responses_pb2.Response(id=response_id)
+
+    async def delete(self, tenant: str, response_id: str) -> None:
+        await self.get(tenant, response_id)
+
+    def models(self) -> Sequence[tuple[str, str]]:
+        return [("tiny", "simulator")]
+
+
+class OneKey:
+    """One key, one tenant."""
+
+    def tenant_of(self, authorization: str | None) -> str:
+        if authorization != KEY:
+            raise Unauthenticated
+        return "acme"
+
+
+class Face:
+    """A served engine and a client's channel to it."""
+
+    def __init__(self, engine: ScriptedEngine, server: GrpcServer) -> None:
+        self.engine = engine
+        self.server = server
+        no_growing_window = [("grpc.http2.bdp_probe", 0)]  # 64 KiB unread hold a write up
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", no_growing_window)
+        self.stub = stubs.SessionServiceStub(self.channel)
+
+    async def connect(self) -> tuple[Call, ScriptedConnection]:
+        call = self.stub.Connect()
+        return call, await self.opened()
+
+    def connect_bytes(self) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
+        connect: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        connect = self.channel.stream_stream(f"/{NAME}/Connect")
+        return connect()
+
+    async def opened(self) -> ScriptedConnection:
+        async with asyncio.timeout(10):
+            return await self.engine.opened.get()
+
+
+class Faces:
+    """Serves engines, and stops what it served."""
+
+    def __init__(self) -> None:
+        self._faces: list[Face] = []
+
+    async def __call__(self, limits: Limits | None = None, keys: Keys | None = None) -> Face:
+        engine = ScriptedEngine()
+        server = await serve(
+            cast("Engine", engine), keys or Anonymous(), limits or Limits(), "127.0.0.1:0"
+        )
+        self._faces.append(Face(engine, server))
+        return self._faces[-1]
+
+    async def stop(self) -> None:
+        for face in self._faces:
+            await face.channel.close()
+            await face.server.stop(0)
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Faces]:
+    faces = Faces()
+    yield faces
+    await faces.stop()
+
+
+def delta(number: int, text: str = "word") -> events_pb2.ServerEvent:
+    return events_pb2.ServerEvent(
+        sequence_number=number,
+        output_text_delta=events_pb2.OutputTextDelta(item_id="msg_1", delta=text),
+    )
+
+
+def steer() -> rpc.ConnectRequest:
+    event = events_pb2.ClientEvent(steer=events_pb2.SteerResponse(previous_response_id="resp_1"))
+    return rpc.ConnectRequest(events=[event])
+
+
+async def read(call: Call) -> rpc.ConnectResponse:
+    async with asyncio.timeout(10):
+        message = await call.read()
+    assert isinstance(message, rpc.ConnectResponse)
+    return message
+
+
+async def rest(call: Call) -> list[rpc.ConnectResponse]:
+    """Read to the end, however the call ended."""
+    messages: list[rpc.ConnectResponse] = []
+    async with asyncio.timeout(10):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while isinstance(message := await call.read(), rpc.ConnectResponse):
+                messages.append(message)
+    return messages
+
+
+async def numbers(call: Call, count: int) -> list[int]:
+    """Read until so many events arrived; return their numbers."""
+    read_so_far: list[int] = []
+    while len(read_so_far) < count:
+        read_so_far += [event.sequence_number for event in (await read(call)).events]
+    return read_so_far
+
+
+async def status(call: grpc.aio.Call) -> tuple[grpc.StatusCode, str | None]:
+    """Return how a call ended, and the name it was given in the trailing metadata."""
+    async with asyncio.timeout(10):
+        trailers = dict(await call.trailing_metadata())
+    name = trailers.get("turnwire-ending") or trailers.get("turnwire-code")
+    return await call.code(), str(name) if name else None
+
+
+# Who calls
+
+
+async def test_a_bad_key_is_refused_alike_on_streams_and_calls(serving: Faces) -> None:
+    face = await serving(keys=OneKey())
+    metadata = (("authorization", "Bearer tw_1_wrong"),)
+    stream = face.stub.Connect(metadata=metadata)
+    unary = face.stub.ListModels(rpc.ListModelsRequest(), metadata=metadata)
+    refused = (grpc.StatusCode.UNAUTHENTICATED, "invalid_api_key")
+    assert await status(stream) == await status(unary) == refused
+    assert await stream.details() == await unary.details()
+    assert face.engine.opened.empty()
+
+
+async def test_a_call_without_a_key_is_refused_also_where_nothing_is_implemented(
+    serving: Faces,
+) -> None:
+    face = await serving(keys=OneKey())
+    call = face.stub.Cancel(rpc.CancelRequest(response_id="resp_1"))
+    assert await call.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_key_names_the_tenant(serving: Faces) -> None:
+    face = await serving(keys=OneKey())
+    call = face.stub.Connect(metadata=(("authorization", KEY),))
+    assert (await face.opened()).tenant == "acme"
+    await call.done_writing()
+    assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_without_keys_everyone_is_anonymous(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    assert connection.tenant == "anonymous"
+    await call.done_writing()
+    assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_a_full_server_refuses_the_stream(serving: Faces) -> None:
+    face = await serving()
+    face.engine.full = True
+    call = face.stub.Connect()
+    assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+    assert await call.details() == "Too many connections. Retry later."
+
+
+async def test_an_accepted_stream_says_so_before_there_is_an_event(serving: Faces) -> None:
+    call, _ = await (await serving()).connect()
+    await call.wait_for_connection()
+
+
+def test_every_refusal_has_a_status() -> None:
+    def kinds(kind: type[Refusal]) -> Iterator[type[Refusal]]:
+        yield kind
+        for narrower in kind.__subclasses__():
+            yield from kinds(narrower)
+
+    assert {kind.status for kind in kinds(Refusal)} <= REFUSED.keys()
+
+
+# What arrives
+
+
+async def test_the_events_of_a_request_arrive_in_order(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    lanes = [events_pb2.ClientEvent(stream_id=f"lane-{number}") for number in range(3)]
+    await call.write(rpc.ConnectRequest(events=lanes))
+    assert [await connection.received.get() for _ in lanes] == lanes
+
+
+async def test_an_empty_request_asks_for_nothing(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    await call.write(rpc.ConnectRequest())
+    await call.write(steer())
+    assert (await connection.received.get()).HasField("steer")
+
+
+async def test_bytes_that_are_no_request_end_the_stream(serving: Faces) -> None:
+    face = await serving()
+    call = face.connect_bytes()
+    connection = await face.opened()
+    await call.write(b"\xff\xff")
+    assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_frame")
+    assert await connection.ending() == Ending.INVALID_FRAME
+
+
+async def test_bytes_that_are_no_request_are_refused_by_calls(serving: Faces) -> None:
+    get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+    get = (await serving()).channel.unary_unary(f"/{NAME}/Get")
+    assert await status(get(b"\xff\xff")) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_frame")
+
+
+async def test_a_message_beyond_the_limit_ends_the_stream(serving: Faces) -> None:
+    call, connection = await (await serving(Limits(message_bytes=1000))).connect()
+    await call.write(rpc.ConnectRequest(events=[events_pb2.ClientEvent(other_json="x" * 2000)]))
+    assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await connection.ending() == Ending.GONE
+    assert connection.received.empty()
+
+
+async def test_after_half_close_turns_run_to_their_end(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    connection.idle.clear()
+    await call.done_writing()
+    await connection.asked_to_finish.wait()
+    connection.sink.deliver([delta(0)])
+    assert await numbers(call, 1) == [0]
+    connection.sink.deliver([delta(1)])
+    connection.idle.set()
+    assert [event.sequence_number for message in await rest(call) for event in message.events] == [
+        1
+    ]
+    assert await call.code() == grpc.StatusCode.OK
+    assert await connection.ending() == Ending.GONE
+
+
+async def test_a_client_that_cancels_closes_its_connection(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    call.cancel()
+    assert await connection.ending() == Ending.GONE
+
+
+async def test_a_client_that_cancels_after_half_close_closes_its_connection(
+    serving: Faces,
+) -> None:
+    call, connection = await (await serving()).connect()
+    connection.idle.clear()
+    await call.done_writing()
+    await connection.asked_to_finish.wait()
+    call.cancel()
+    assert await connection.ending() == Ending.GONE
+
+
+async def test_a_deadline_of_the_client_closes_its_connection(serving: Faces) -> None:
+    face = await serving()
+    call = face.stub.Connect(timeout=0.2)
+    connection = await face.opened()
+    assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await connection.ending() == Ending.GONE
+
+
+async def test_a_channel_that_closes_closes_its_connections(serving: Faces) -> None:
+    face = await serving()
+    (_, first), (_, second) = await face.connect(), await face.connect()
+    await face.channel.close()
+    assert [await first.ending(), await second.ending()] == [Ending.GONE, Ending.GONE]
+
+
+# What is sent
+
+
+async def test_thousands_of_events_arrive_in_order(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    reading = asyncio.create_task(numbers(call, 3000))
+    for number in range(3000):
+        connection.sink.deliver([delta(number)])
+        if number % 7 == 0:
+            await asyncio.sleep(0)  # let writes overlap with deliveries
+    assert await reading == list(range(3000))
+
+
+async def test_a_batch_is_encoded_as_protobuf_would(serving: Faces) -> None:
+    face = await serving()
+    call = face.connect_bytes()
+    connection = await face.opened()
+    events = [delta(size, "x" * size) for size in (0, 1, 100, 127, 128, 16_383, 70_000)]
+    connection.sink.deliver(events)
+    decoded = [events_pb2.ServerEvent.FromString(to_wire(event)) for event in events]
+    assert await call.read() == rpc.ConnectResponse(events=decoded).SerializeToString()
+
+
+async def test_what_gathers_during_a_write_is_one_message(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    connection.sink.deliver([delta(0, "x" * 900_000)])  # in flight until the client reads
+    for number in range(1, 1001):
+        connection.sink.deliver([delta(number)])
+        await asyncio.sleep(0)
+    events, messages = 0, 0
+    while events < 1001:
+        events += len((await read(call)).events)
+        messages += 1
+    assert messages == 2
+
+
+async def test_large_batches_are_split(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    connection.sink.deliver([delta(number, "x" * 300_000) for number in range(10)])
+    sizes: list[int] = []
+    while sum(sizes) < 10:
+        message = await read(call)
+        assert message.ByteSize() <= MIB
+        sizes.append(len(message.events))
+    assert sizes == [3, 3, 3, 1]
+
+
+async def test_an_event_larger_than_a_batch_travels_alone(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    connection.sink.deliver([delta(0), delta(1, "x" * 2 * MIB), delta(2)])
+    assert [len((await read(call)).events) for _ in range(3)] == [1, 1, 1]
+
+
+async def test_a_congested_stream_says_so_until_it_is_read(serving: Faces) -> None:
+    call, connection = await (await serving(Limits(outbound_bytes=MIB))).connect()
+    connection.sink.deliver([delta(number, "x" * 600_000) for number in range(4)])
+    assert connection.sink.congested
+    drained = asyncio.create_task(connection.sink.drained())
+    assert await numbers(call, 4) == [0, 1, 2, 3]
+    await drained
+    assert not connection.sink.congested
+
+
+async def test_who_waits_for_room_is_let_go_when_the_client_leaves(serving: Faces) -> None:
+    call, connection = await (await serving(Limits(outbound_bytes=MIB))).connect()
+    connection.sink.deliver([delta(number, "x" * 600_000) for number in range(4)])
+    drained = asyncio.create_task(connection.sink.drained())
+    call.cancel()
+    await drained
+    connection.sink.deliver([delta(4)])  # too late, and harmless
+
+
+async def test_a_slow_reader_is_cut_and_others_are_not_disturbed(serving: Faces) -> None:
+    face = await serving(Limits(send_deadline=0.2))
+    slow, stuck = await face.connect()
+    brisk, _ = await face.connect()
+    stuck.sink.deliver([delta(number, "x" * 600_000) for number in range(4)])
+    while not stuck.closed.done():
+        await brisk.write(steer())
+        assert await numbers(brisk, 1) == [0]
+    assert stuck.closed.result() == Ending.SLOW_READER
+    await rest(slow)
+    assert await status(slow) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
+
+
+async def test_a_stream_fed_far_beyond_its_bound_is_cut_at_once(serving: Faces) -> None:
+    face = await serving(Limits(outbound_bytes=1000))
+    call, connection = await face.connect()
+    await call.wait_for_connection()
+    connection.sink.deliver([delta(0, "x" * 900_000)])
+    assert await connection.ending() == Ending.SLOW_READER
+    await rest(call)
+    assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
+
+
+async def test_silence_is_broken_by_heartbeats(serving: Faces) -> None:
+    call, _ = await (await serving(Limits(ping_interval=0.05))).connect()
+    heartbeats = [await read(call), await read(call)]
+    assert heartbeats == [rpc.ConnectResponse(heartbeat=rpc.Heartbeat())] * 2
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("ending", [Ending.DRAIN, Ending.AGE])
+async def test_going_away_is_announced_in_band_before_the_status(
+    serving: Faces, ending: Ending
+) -> None:
+    call, connection = await (await serving()).connect()
+    connection.sink.deliver([delta(0)])
+    connection.sink.end(SessionError(ending, "Reconnect and go on."))
+    messages = await rest(call)
+    assert sum(len(message.events) for message in messages) == 1
+    assert messages[-1].HasField("drain")
+    assert await status(call) == (grpc.StatusCode.UNAVAILABLE, ending.value)
+    assert await call.details() == "Reconnect and go on."
+    assert await connection.ending() == ending
+
+
+async def test_another_ending_is_not_announced_but_what_was_delivered_is_sent(
+    serving: Faces,
+) -> None:
+    call, connection = await (await serving()).connect()
+    connection.sink.deliver([delta(0)])
+    connection.sink.end(SessionError(Ending.POLICY, "Not like this."))
+    message = await read(call)
+    assert len(message.events) == 1
+    assert not message.HasField("drain")
+    assert await status(call) == (grpc.StatusCode.PERMISSION_DENIED, "policy_violation")
+
+
+async def test_a_defect_is_logged_once_and_not_told(serving: Faces) -> None:
+    with structlog.testing.capture_logs() as logs:
+        call, connection = await (await serving()).connect()
+        canary = events_pb2.ClientEvent(other_json='{"secret": "canary"}')
+        await call.write(rpc.ConnectRequest(events=[canary]))
+        assert await status(call) == (grpc.StatusCode.INTERNAL, "internal_error")
+    assert await call.details() == "Internal error."
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("defect", "ZeroDivisionError")]
+    assert "canary" not in str(logs)
+    assert await connection.ending() == Ending.INTERNAL
+
+
+async def test_a_stopping_server_cancels_streams_after_its_grace(serving: Faces) -> None:
+    face = await serving()
+    _, connection = await face.connect()
+    await face.server.stop(0)
+    assert await connection.ending() == Ending.GONE
+
+
+# The other calls
+
+
+async def test_a_stored_response_is_got_and_deleted(serving: Faces) -> None:
+    face = await serving()
+    got = await face.stub.Get(rpc.GetRequest(response_id="resp_1"))
+    deleted = await face.stub.Delete(rpc.DeleteRequest(response_id="resp_1"))
+    assert (got.response.id, deleted.response_id) == ("resp_1", "resp_1")
+
+
+async def test_a_response_that_is_not_there_is_not_found(serving: Faces) -> None:
+    face = await serving()
+    for call in (
+        face.stub.Get(rpc.GetRequest(response_id="resp_2")),
+        face.stub.Delete(rpc.DeleteRequest(response_id="resp_2")),
+    ):
+        assert await status(call) == (grpc.StatusCode.NOT_FOUND, "response_not_found")
+
+
+async def test_models_are_listed(serving: Faces) -> None:
+    listed = await (await serving()).stub.ListModels(rpc.ListModelsRequest())
+    assert list(listed.models) == [rpc.Model(id="tiny", owned_by="simulator")]
+
+
+async def test_calls_of_later_versions_are_unimplemented(serving: Faces) -> None:
+    stub = (await serving()).stub
+    calls = (
+        stub.Cancel(rpc.CancelRequest()),
+        stub.ListInputItems(rpc.ListInputItemsRequest()),
+        stub.Compact(rpc.CompactRequest()),
+    )
+    assert {await call.code() for call in calls} == {grpc.StatusCode.UNIMPLEMENTED}
+
+
+async def test_reflection_lists_the_services(serving: Faces) -> None:
+    face = await serving()
+
+    def listed() -> set[str]:  # its client is synchronous
+        with grpc.insecure_channel(f"127.0.0.1:{face.server.port}") as channel:
+            return set(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(listed) >= {NAME, "grpc.health.v1.Health"}
+
+
+async def test_health_on_this_port_follows_the_engine(serving: Faces) -> None:
+    face = await serving()
+    check: grpc.aio.UnaryUnaryMultiCallable[
+        health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+    ] = face.channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
+    )
+    sessions = health_pb2.HealthCheckRequest(service=NAME)
+    assert (await check(sessions)).status == health_pb2.HealthCheckResponse.SERVING
+    face.engine.ready = False
+    assert (await check(sessions)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+# The server
+
+
+async def test_none_of_a_burst_of_streams_is_refused(serving: Faces) -> None:
+    face = await serving()
+    all_answered = asyncio.Barrier(1500)
+
+    async def client() -> grpc.StatusCode:
+        call = face.stub.Connect()
+        await call.write(steer())
+        assert await numbers(call, 1) == [0]
+        await all_answered.wait()
+        await call.done_writing()
+        return await call.code()
+
+    statuses = await asyncio.gather(*(client() for _ in range(1500)))
+    assert set(statuses) == {grpc.StatusCode.OK}
+
+
+async def test_a_port_is_not_shared_by_two_servers(serving: Faces) -> None:
+    face = await serving()
+    address = f"127.0.0.1:{face.server.port}"
+    with pytest.raises(RuntimeError, match="Failed to bind"):
+        await serve(cast("Engine", face.engine), Anonymous(), Limits(), address)
+
+
+def test_the_core_knows_every_option() -> None:
+    """It ignores what it does not know, and a misspelt keepalive shows after minutes."""
+    spec = importlib.util.find_spec("grpc._cython.cygrpc")
+    assert spec
+    assert spec.origin
+    core = Path(spec.origin).read_bytes()
+    assert [name for name, _ in options(Limits()) if name.encode() not in core] == []

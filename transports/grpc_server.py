@@ -1,0 +1,24 @@
+"""A gRPC server that listens."""
+
+from dataclasses import dataclass
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcServer:
+    """A listening server and the port it got."""
+
+    port: int
+    _server: grpc.aio.Server
+
+    @classmethod
+    async def listen(cls, server: grpc.aio.Server, address: str) -> "GrpcServer":
+        """Start a server on `host:port`; port 0 takes a free one."""
+        port = server.add_insecure_port(address)
+        await server.start()
+        return cls(port, server)
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, give calls `grace` seconds to end, then cancel them."""
+        await self._server.stop(grace)

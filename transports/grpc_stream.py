@@ -1,0 +1,208 @@
+"""One `Connect` stream: what the engine pushes, what the client sends, and who waits for whom.
+
+A stream has one write in flight, gRPC's rule, and a message costs a hundred times what one more
+event in it costs. So whatever is delivered during a write becomes the next message: nothing is held
+back to grow, and a busy stream gathers by itself.
+"""
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from service.engine import Connection
+from service.errors import Ending, SessionError
+from service.limits import MIB, Limits
+from turnwire.delta import Event, to_wire
+from turnwire.v1 import session_service_pb2 as rpc
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+M = TypeVar("M", bound=Message)
+
+MESSAGE_BYTES = MIB
+"""A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
+_HARD_BOUND = 8  # times `outbound_bytes`: for a sink that is fed although it is congested
+_HEARTBEAT = rpc.ConnectResponse(heartbeat=rpc.Heartbeat()).SerializeToString()
+_DRAIN = rpc.ConnectResponse(drain=rpc.Drain()).SerializeToString()
+_EVENTS_TAG = rpc.ConnectResponse.EVENTS_FIELD_NUMBER << 3 | 2  # 2: length-delimited
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Read a message. gRPC itself would call bytes that are none a defect of this server."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+        raise SessionError(Ending.INVALID_FRAME, f"The bytes are not a {name}.") from None
+
+
+class Stream:
+    """The engine's sink for one stream, and the loops that serve it."""
+
+    def __init__(self, context: Context, limits: Limits) -> None:
+        self._context = context
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._outbox = _Outbox()
+        self._in_flight = 0
+        self._since = self._loop.time()  # the write in flight began, or the last one ended
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._patience = asyncio.timeout(None)
+        self._ended = False
+        self._outcome: BaseException | None = None
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Add events to the next message. Cuts the stream when the bound is passed."""
+        if self._ended:
+            return
+        for event in events:
+            wire = to_wire(event)
+            self._outbox.add(_prefix(len(wire)) + wire)
+        self._news.set()
+        if self._unsent > _HARD_BOUND * self._limits.outbound_bytes:
+            self._cut()
+
+    @property
+    def congested(self) -> bool:
+        """Whether the model servers of this stream are to be held back."""
+        return self._unsent > self._limits.outbound_bytes
+
+    async def drained(self) -> None:
+        """Wait until the stream is no longer congested, or is gone."""
+        while self.congested:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self, error: SessionError) -> None:
+        """End the stream once all is written. A client that is to reconnect is told in-band."""
+        if error.ending in (Ending.DRAIN, Ending.AGE) and not self._ended:
+            self._outbox.add(_DRAIN)
+        self._finish(error)
+
+    async def run(self, requests: AsyncIterator[bytes], connection: Connection) -> None:
+        """Serve the stream to its end, which is raised unless the client half-closed."""
+        reading = asyncio.create_task(self._read(requests, connection))
+        reading.add_done_callback(self._read_to_end)
+        try:
+            await self._write_to_end()
+        except SessionError as error:
+            connection.close(error.ending)
+            raise
+        except grpc.aio.BaseError:  # the call is over
+            raise
+        except Exception:
+            connection.close(Ending.INTERNAL)
+            raise
+        finally:
+            reading.cancel()
+            self._release()
+            connection.close(Ending.GONE)  # where nothing else was said
+
+    async def _read(self, requests: AsyncIterator[bytes], connection: Connection) -> None:
+        """Read whatever the turns do, so that leaving is noticed; half-closed, let them end."""
+        async for data in requests:
+            for event in parse(rpc.ConnectRequest, data).events:
+                connection.receive(event)
+        await connection.finished()
+
+    def _read_to_end(self, reading: asyncio.Task[None]) -> None:
+        if not reading.cancelled():
+            self._finish(reading.exception())
+
+    def _finish(self, outcome: BaseException | None) -> None:
+        """Let the writer stop when all is written. What ended the stream first is its outcome."""
+        if not self._ended:
+            self._ended, self._outcome = True, outcome
+            self._news.set()
+
+    async def _write_to_end(self) -> None:
+        self._patrol()
+        try:
+            async with self._patience:
+                await self._context.send_initial_metadata(())  # tells the client it is accepted
+                await self._write_all()
+        except TimeoutError:
+            message = "The client reads too slowly. Reconnect, and read while turns run."
+            raise SessionError(Ending.SLOW_READER, message) from None
+        finally:
+            self._watch.cancel()
+        if self._outcome:
+            raise self._outcome
+
+    async def _write_all(self) -> None:
+        while self._outbox.size or not self._ended:
+            if self._outbox.size:
+                await self._write(self._outbox.take())
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    async def _write(self, message: bytes) -> None:
+        self._in_flight, self._since = len(message), self._loop.time()
+        await self._context.write(message)
+        self._in_flight, self._since = 0, self._loop.time()
+        if not self.congested:
+            self._room.set()
+
+    def _patrol(self) -> None:
+        """Watch both deadlines, a little late: a timer a write costs a third of the write."""
+        still = self._loop.time() - self._since
+        if self._in_flight and still >= self._limits.send_deadline:
+            self._cut()
+        elif not self._in_flight and still >= self._limits.ping_interval:
+            self._outbox.add(_HEARTBEAT)
+            self._news.set()
+        pace = min(self._limits.send_deadline, self._limits.ping_interval) / 4
+        self._watch = self._loop.call_later(pace, self._patrol)
+
+    def _cut(self) -> None:
+        """Stop the writer where it is."""
+        if self._patience.when() is None:
+            self._patience.reschedule(self._loop.time())
+
+    def _release(self) -> None:
+        """Forget what nobody will read, and let go who waits for room."""
+        self._ended = True
+        self._in_flight = 0
+        self._outbox = _Outbox()
+        self._room.set()
+
+    @property
+    def _unsent(self) -> int:
+        return self._outbox.size + self._in_flight
+
+
+class _Outbox:
+    """Encoded messages in the order of their events; the last one still grows."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._messages: deque[bytearray] = deque()
+
+    def add(self, fields: bytes) -> None:
+        """Add fields of a message: concatenated, messages are one message (a rule of protobuf)."""
+        if not self._messages or len(self._messages[-1]) + len(fields) > MESSAGE_BYTES:
+            self._messages.append(bytearray())
+        self._messages[-1] += fields
+        self.size += len(fields)
+
+    def take(self) -> bytes:
+        """Remove the first message."""
+        message = bytes(self._messages.popleft())
+        self.size -= len(message)
+        return message
+
+
+@functools.lru_cache(maxsize=4096)
+def _prefix(length: int) -> bytes:
+    """Return what precedes an event of this length in a ConnectResponse: its tag, and a varint."""
+    prefix = bytearray((_EVENTS_TAG,))
+    while length > 0x7F:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix)
