@@ -33,7 +33,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest
 
 bench: $(READY)
-	@$(BIN)/python -m tests.bench_turns
+	@$(BIN)/python -m tests.benchmarks.turns
 
 lint: $(READY)
 	@$(BIN)/ruff check .

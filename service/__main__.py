@@ -16,14 +16,14 @@ from compare.clients import Disconnected
 from compare.demo import demo as play
 from service import logs, models
 from service.backends import Backend
-from service.config import Config
+from service.config import Config, settings_table
 from service.errors import ModelError
 from service.keys import new_key
 from service.serve import Service, embedded_backend, remote_backend, running, serve
 
 app = typer.Typer(
     help="Keep agents' conversations in memory next to the model: the Responses API over "
-    "WebSockets and gRPC. Everything is configured by TURNWIRE_* variables; see docs/configuration.md.",
+    "WebSockets and gRPC. Everything is configured by TURNWIRE_* variables: 'turnwire settings'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -55,6 +55,12 @@ def demo_command(backend: BackendName = None) -> None:
     quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
     config = _config({"backend": backend, **quiet})
     _run(_demo(config, _backend(config)))
+
+
+@app.command("settings")
+def settings_command() -> None:
+    """List all settings with their defaults, as Markdown."""
+    typer.echo(settings_table())
 
 
 @models_app.command("pull")

@@ -155,6 +155,15 @@ class Config(BaseSettings):
         )
 
 
+def settings_table() -> str:
+    """Return all settings as a Markdown table: `docs/configuration.md` holds it."""
+    rows = ["| variable | default | what |", "|---|---|---|"]
+    for name, field in Config.model_fields.items():
+        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        rows.append(f"| `{_PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":

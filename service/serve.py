@@ -16,9 +16,9 @@ import transports.grpc
 import transports.http
 from service import models
 from service.backends import Backend
-from service.backends.embedded import Embedded, EmbeddedModel
-from service.backends.llama_cpp import LlamaCpp
-from service.backends.simulator import Simulator, Speed
+from service.backends.llama_cpp.backend import LlamaCpp
+from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
+from service.backends.simulator.backend import Simulator, Speed
 from service.cache import Bounds, NodeCache
 from service.config import Config
 from service.engine import Engine

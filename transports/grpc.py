@@ -1,6 +1,5 @@
 """The gRPC face: authenticates, decodes, and says failures as statuses."""
 
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Never, TypeVar
 
@@ -11,7 +10,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from service.engine import Engine
-from service.errors import Ending, Refusal, SessionError
+from service.errors import Ending, Refusal, SessionError, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
 from transports.grpc_server import GrpcServer
@@ -34,7 +33,7 @@ REFUSED = {
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-_logger = structlog.get_logger()
+_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 async def serve(engine: Engine, keys: Keys, limits: Limits, address: str) -> GrpcServer:
@@ -72,7 +71,11 @@ class SessionService:
         return grpc.method_handlers_generic_handler(NAME, calls)
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        tenant = self._tenant(context)
+        try:
+            tenant = self._tenant(context)
+        except Unauthenticated:
+            self._engine.rejected("grpc", "auth")
+            raise
         stream = Stream(context, self._limits)
         await stream.run(requests, self._engine.connect(tenant, "grpc", stream))
 
@@ -124,8 +127,8 @@ def _answering(
             await _abort(context, error)
         except grpc.aio.BaseError:  # said already, or the peer is gone
             raise
-        except Exception as defect:  # noqa: BLE001 - the top frame of a call
-            _log(defect)
+        except Exception:
+            _logger.exception("call_failed", transport="grpc")
             await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
 
     return answer
@@ -135,12 +138,6 @@ async def _abort(context: Context, error: SessionError) -> Never:
     """End a call. Behind unread messages the status waits for the client, as HTTP/2 has it."""
     trailers = (("turnwire-ending", error.ending.value),)
     await context.abort(STATUS[error.ending].grpc_code, error.message, trailers)
-
-
-def _log(defect: Exception) -> None:
-    """Log where it happened. The exception's text may be what a client said: it is left out."""
-    frames = traceback.format_tb(defect.__traceback__)
-    _logger.error("defect", transport="grpc", error=type(defect).__name__, frames=frames)
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:

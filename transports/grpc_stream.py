@@ -25,7 +25,7 @@ M = TypeVar("M", bound=Message)
 
 MESSAGE_BYTES = MIB
 """A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
-_HARD_BOUND = 8  # times `outbound_bytes`: for a sink that is fed although it is congested
+_PATIENCE = 4  # times `outbound_bytes`: what is more than this is not waited for
 _HEARTBEAT = rpc.ConnectResponse(heartbeat=rpc.Heartbeat()).SerializeToString()
 _DRAIN = rpc.ConnectResponse(drain=rpc.Drain()).SerializeToString()
 _EVENTS_TAG = rpc.ConnectResponse.EVENTS_FIELD_NUMBER << 3 | 2  # 2: length-delimited
@@ -51,7 +51,7 @@ class Stream:
         self._in_flight = 0
         self._since = self._loop.time()  # the write in flight began, or the last one ended
         self._news, self._room = asyncio.Event(), asyncio.Event()
-        self._patience = asyncio.timeout(None)
+        self._patience: asyncio.Timeout | None = None  # of the writer, while it runs
         self._ended = False
         self._outcome: BaseException | None = None
 
@@ -63,7 +63,7 @@ class Stream:
             wire = to_wire(event)
             self._outbox.add(_prefix(len(wire)) + wire)
         self._news.set()
-        if self._unsent > _HARD_BOUND * self._limits.outbound_bytes:
+        if self._overfed:
             self._cut()
 
     @property
@@ -120,10 +120,11 @@ class Stream:
             self._news.set()
 
     async def _write_to_end(self) -> None:
-        self._patrol()
+        # Tells the client that it is accepted. Not to be cut: gRPC could not say a status then.
+        await self._context.send_initial_metadata(())
         try:
-            async with self._patience:
-                await self._context.send_initial_metadata(())  # tells the client it is accepted
+            async with asyncio.timeout(None) as self._patience:
+                self._patrol()
                 await self._write_all()
         except TimeoutError:
             message = "The client reads too slowly. Reconnect, and read while turns run."
@@ -151,7 +152,7 @@ class Stream:
     def _patrol(self) -> None:
         """Watch both deadlines, a little late: a timer a write costs a third of the write."""
         still = self._loop.time() - self._since
-        if self._in_flight and still >= self._limits.send_deadline:
+        if self._overfed or (self._in_flight and still >= self._limits.send_deadline):
             self._cut()
         elif not self._in_flight and still >= self._limits.ping_interval:
             self._outbox.add(_HEARTBEAT)
@@ -161,7 +162,7 @@ class Stream:
 
     def _cut(self) -> None:
         """Stop the writer where it is."""
-        if self._patience.when() is None:
+        if self._patience and self._patience.when() is None:
             self._patience.reschedule(self._loop.time())
 
     def _release(self) -> None:
@@ -170,6 +171,10 @@ class Stream:
         self._in_flight = 0
         self._outbox = _Outbox()
         self._room.set()
+
+    @property
+    def _overfed(self) -> bool:
+        return self._unsent > _PATIENCE * self._limits.outbound_bytes
 
     @property
     def _unsent(self) -> int:

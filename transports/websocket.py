@@ -21,7 +21,7 @@ import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
-from websockets.frames import CTRL_OPCODES, OP_BINARY, OP_CLOSE, OP_CONT, CloseCode, Frame
+from websockets.frames import CTRL_OPCODES, OP_BINARY, OP_CLOSE, OP_CONT, OP_TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -50,6 +50,7 @@ _FRAGMENTS: Final = 16_384  # of one message: empty ones cost no bytes, but time
 _CONTROL_BURST: Final = 50
 _CONTROL_RATE: Final = 10.0  # a second
 _WRITE_BUFFER: Final = 64 * 1024  # what the event loop may buffer; the rest waits in the outbox
+_COMMON: Final = 1024  # frames shorter than this take their header from a table
 _HEADER_16: Final = struct.Struct("!BBH").pack
 _HEADER_64: Final = struct.Struct("!BBQ").pack
 _PATIENCE: Final = 4  # times `outbound_bytes`: what is more than this is not waited for
@@ -106,6 +107,11 @@ class Endpoint:
             raise Unauthenticated
         return self.keys.tenant_of(authorizations[0] if authorizations else None)
 
+    def count(self, refusal: Refusal) -> None:
+        """Count who was turned away; the engine itself counts whom it has no room for."""
+        if not isinstance(refusal, Overloaded):
+            self.engine.rejected("websocket", _REJECTIONS.get(type(refusal), "invalid"))
+
 
 class WebSocketConnection(asyncio.Protocol):
     """One client: the shell around `_Wire`, and the engine's `Sink`.
@@ -120,6 +126,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_endpoint",
         "_fragments",
         "_heard_at",
+        "_opcode",
         "_outbox",
         "_partial_since",
         "_pinged_at",
@@ -144,7 +151,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._registry = cast("set[object]", server_state.connections)
         self._wire = _Wire(endpoint.limits)
         self._connection: Connection | None = None
-        self._fragments: list[Frame] | None = None
+        self._opcode = OP_TEXT
+        self._fragments: list[bytes] = []  # of a message that comes in several frames
         self._ending: Ending | None = None  # once set, nothing more is read or delivered
         self._ended_at = self._heard_at = self._pinged_at = self._partial_since = 0.0
 
@@ -181,7 +189,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._send_wire()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything, and of the reference cycles that would keep it."""
+        """Let go of everything."""
         del exc
         self._endpoint.wheel.discard(self)
         self._registry.discard(self)
@@ -190,7 +198,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._connection is not None:
             self._connection.close(self._ending)
             self._connection = None
-        self._wire.parser.close()
+        self._wire.release()
 
     def pause_writing(self) -> None:
         """Keep back what is to be sent: the socket is full."""
@@ -228,7 +236,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Send events, each as one text frame. What one loop tick delivers is one write."""
         if self._ending is not None:
             return
-        if self._outbox.unsent > _PATIENCE * self._endpoint.limits.outbound_bytes:
+        if self._outbox.overfull:
             self._cut()
             return
         try:
@@ -275,6 +283,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _turn_away(self, refusal: Refusal) -> None:
         """Answer the handshake with plain HTTP. Of an unreadable one the wire wants no more."""
+        self._endpoint.count(refusal)
         response = plain_http(refusal)
         self._finish(Ending.GONE)
         if self._wire.eof_sent:
@@ -287,23 +296,22 @@ class WebSocketConnection(asyncio.Protocol):
     def _take_frame(self, frame: Frame) -> None:
         if self._ending is not None or frame.opcode in CTRL_OPCODES:
             return
-        if self._fragments is None and frame.fin:
-            self._take_message(frame)
-            return
-        self._fragments = self._fragments or []
-        self._fragments.append(frame)
+        data, frame.data = bytes(frame.data), b""  # the parser keeps its last frame until the next
+        if frame.opcode is not OP_CONT:
+            self._opcode = frame.opcode
+        if self._fragments or not frame.fin:
+            self._fragments.append(data)
         if frame.fin:
-            whole = b"".join(fragment.data for fragment in self._fragments)
-            message = Frame(self._fragments[0].opcode, whole)
-            self._fragments = None
+            message = b"".join(self._fragments) if self._fragments else data
+            self._fragments.clear()
             self._take_message(message)
 
-    def _take_message(self, message: Frame) -> None:
+    def _take_message(self, message: bytes) -> None:
         self._partial_since = 0.0
-        if message.opcode is OP_BINARY:
+        if self._opcode is OP_BINARY:
             self._open.refuse(_binary())
-        elif _is_utf8(message.data):
-            self._receive(bytes(message.data))
+        elif _is_utf8(message):
+            self._receive(message)
         else:
             self._fail(Ending.INVALID_FRAME)
 
@@ -414,6 +422,11 @@ class _Wire(ServerProtocol):
             return Ending.GONE
         return _ENDINGS.get(self.close_sent.code, Ending.INTERNAL)
 
+    def release(self) -> None:
+        """Break the reference cycles of parser and exceptions: no garbage collection is needed."""
+        self.parser.close()
+        self.parser_exc = self.handshake_exc = None
+
     def recv_frame(self, frame: Frame) -> None:
         """Count what costs no bytes. `fail` here stops the parser, as a close frame does."""
         if frame.opcode is OP_CLOSE:
@@ -441,6 +454,7 @@ class _Outbox:
     """What is on its way out: gathered for one loop tick, kept back while the socket is full."""
 
     __slots__ = (
+        "_bound",
         "_drained",
         "_frames",
         "_held",
@@ -456,6 +470,7 @@ class _Outbox:
         transport.set_write_buffer_limits(high=min(_WRITE_BUFFER, limit))
         self._transport = transport
         self._limit = limit
+        self._bound = _PATIENCE * limit
         self._frames: list[bytes] = []
         self._held = 0  # bytes in `_frames`
         self._queued = 0  # bytes ever put in
@@ -474,15 +489,21 @@ class _Outbox:
         """Whether that is more than it should be."""
         return self.unsent > self._limit
 
+    @property
+    def overfull(self) -> bool:
+        """Whether more is kept back than even a sink that is fed while congested may hold."""
+        return self._paused and self._held > self._bound
+
     def put(self, payloads: Sequence[bytes]) -> None:
         """Send each payload as a text frame, at the end of this loop tick."""
-        if not self._frames and not self._paused:
+        frames, size = self._frames, 0
+        if not frames and not self._paused:
             asyncio.get_running_loop().call_soon(self._flush)
-        size = 0
         for payload in payloads:
-            header = _header(len(payload))
-            self._frames += (header, payload)
-            size += len(header) + len(payload)
+            length = len(payload)
+            header = _HEADERS[length] if length < _COMMON else _header(length)
+            frames += (header, payload)
+            size += len(header) + length
         self._held += size
         self._queued += size
 
@@ -530,6 +551,7 @@ class _Outbox:
             self._drained.set()
 
 
+_REJECTIONS: Final[dict[type[Refusal], str]] = {Unauthenticated: "auth", Forbidden: "origin"}
 _ENDINGS: Final[dict[int, Ending]] = {
     CloseCode.PROTOCOL_ERROR: Ending.INVALID_FRAME,
     CloseCode.INVALID_DATA: Ending.INVALID_FRAME,
@@ -551,6 +573,9 @@ def _header(length: int) -> bytes:
     if length < 65536:
         return _HEADER_16(0x81, 126, length)
     return _HEADER_64(0x81, 127, length)
+
+
+_HEADERS: Final = tuple(map(_header, range(_COMMON)))
 
 
 def plain_http(refusal: Refusal) -> Response:
@@ -591,7 +616,7 @@ def _too_many_control_frames() -> Refusal:
     return Refusal("too_many_control_frames", f"Send at most {_CONTROL_RATE:g} pings a second.")
 
 
-def _is_utf8(data: bytes | bytearray | memoryview) -> bool:
+def _is_utf8(data: bytes) -> bool:
     try:
         str(data, "utf-8")
     except UnicodeDecodeError:

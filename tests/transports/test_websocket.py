@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from tests.transports.scripted import (
     text,
 )
 from transports.status import STATUS
+from transports.websocket import _header
+from turnwire.delta import to_json
 from turnwire.v1 import events_pb2
 
 ORIGIN = "https://app.example"
@@ -134,6 +137,7 @@ class TestHandshake:
         served.engine.refusal = Overloaded("server_is_overloaded", "Too many connections.")
         refusal = await turned_away(served)
         assert code_of(refusal) == (503, "server_is_overloaded")
+        assert served.engine.rejections == []  # the engine has counted it
         assert int(refusal.response.headers["Retry-After"]) > 0
 
     async def test_a_defect_while_connecting_says_nothing_about_itself(
@@ -164,6 +168,7 @@ class TestHandshake:
         head, _, body = (await client.rest()).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert json.loads(body)["error"]["code"] == "invalid_handshake"
+        assert served.engine.rejections == ["invalid"]
         assert served.engine.connections.empty()
         await client.close()
 
@@ -179,9 +184,8 @@ class TestOrigin:
             await answers(client)
 
     @pytest.mark.parametrize("limits", [Limits(), Limits(allowed_origins=(ORIGIN,))])
-    @pytest.mark.parametrize(
-        "origin",
-        [
+    async def test_others_may_not(self, served: Served) -> None:
+        others = [
             "null",
             "https://evil.example",
             ORIGIN + ".evil.example",
@@ -189,10 +193,10 @@ class TestOrigin:
             ORIGIN + ":8443",
             ORIGIN.replace("https", "http"),
             "http://localhost",
-        ],
-    )
-    async def test_others_may_not(self, served: Served, origin: str) -> None:
-        assert code_of(await turned_away(served, Origin=origin)) == (403, "origin_not_allowed")
+        ]
+        for origin in others:
+            assert code_of(await turned_away(served, Origin=origin)) == (403, "origin_not_allowed")
+        assert served.engine.rejections == ["origin"] * len(others)
         assert served.engine.connections.empty()
 
     @pytest.mark.parametrize("limits", [Limits(allowed_origins=(ORIGIN,))])
@@ -227,6 +231,7 @@ class TestKeys:
             await turned_away(served, f"/v1/responses?api_key={key}"),
         ]
         assert {code_of(answer) for answer in answers} == {(401, "invalid_api_key")}
+        assert served.engine.rejections == ["auth"] * len(answers)
         assert len({bytes(answer.response.body) for answer in answers}) == 1
 
 
@@ -306,6 +311,21 @@ class TestMessages:
         assert [frame.opcode for frame in frames_of(wired.written)] == [OP_TEXT, OP_CLOSE]
         assert wired.transport.half_closed
         assert wired.connection.ending is Ending.GONE
+        wired.lose()
+
+    async def test_an_idle_connection_does_not_keep_its_last_message(self) -> None:
+        wired = Wired(Limits())
+        large = CREATE.replace("hi", "x" * KIB * KIB).encode()
+        middle = len(large) // 2
+        tracemalloc.start()
+        try:
+            wired.feed(Frame(OP_TEXT, large))
+            wired.feed(Frame(OP_TEXT, large[:middle], fin=False), Frame(OP_CONT, large[middle:]))
+            assert len(wired.connection.received) == 2
+            wired.connection.received.clear()
+            assert tracemalloc.get_traced_memory()[0] < 200 * KIB
+        finally:
+            tracemalloc.stop()
         wired.lose()
 
 
@@ -395,13 +415,19 @@ class TestBounds:
 
 
 class TestSending:
-    @pytest.mark.parametrize("size", [0, 1, 80, 81, 125, 126, 65_000, 65_535, 65_536, 200_000])
     async def test_frames_of_every_length_arrive(
-        self, served: Served, client: ClientConnection, size: int
+        self, served: Served, client: ClientConnection
     ) -> None:
-        connection = await served.engine.connected()
-        connection.sink.deliver([text("x" * size)])
-        assert (await received(client))["delta"] == "x" * size
+        sink = (await served.engine.connected()).sink
+        empty = len(to_json(text("")))
+        for length in (empty, 255, 256, 1023, 1024, 65_535, 65_536, 200_000):
+            sink.deliver([text("x" * (length - empty))])
+            assert (await received(client))["delta"] == "x" * (length - empty)
+
+    async def test_headers_are_those_of_the_library(self) -> None:
+        for length in (0, 1, 125, 126, 127, 1023, 1024, 65_535, 65_536):
+            frame = Frame(OP_TEXT, bytes(length)).serialize(mask=False)
+            assert _header(length) == frame[: len(frame) - length]
 
     async def test_what_one_tick_delivers_is_one_write(self) -> None:
         wired = Wired(Limits())
@@ -580,7 +606,7 @@ class TestDeadlines:
         assert wired.connection.ending is None
         wired.lose()
 
-    @pytest.mark.parametrize("limits", [Limits(ping_interval=0.1, ping_timeout=0.1)])
+    @pytest.mark.parametrize("limits", [Limits(ping_interval=0.1, ping_timeout=1.0)])
     async def test_a_dead_client_is_found_by_the_wheel_and_a_living_one_is_not(
         self, served: Served, client: ClientConnection
     ) -> None:

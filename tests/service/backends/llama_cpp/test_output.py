@@ -10,14 +10,14 @@ from service.backends import (
     Produced,
     Text,
 )
-from service.backends.llama_output import (
+from service.backends.llama_cpp.output import (
     ArgumentsReader,
     FreeReader,
     InputReader,
     JsonReader,
     Reader,
 )
-from service.backends.llama_tools import CallableTool
+from service.backends.tools import CallableTool
 from service.errors import ModelError
 
 TOOLS = {

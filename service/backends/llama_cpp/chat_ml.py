@@ -7,15 +7,16 @@ never depend on the turn before.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.backends.llama_server import Piece
+import structlog
+
+from service.backends.llama_cpp.server import Piece
 from service.errors import ModelError
 from turnwire.v1 import items_pb2
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 CALL_OPENS = '<tool_call>\n{"name": '
 ARGUMENTS_OPEN = ', "arguments": '
@@ -125,7 +126,7 @@ def _said(item: items_pb2.Item) -> Iterator[tuple[str, str]]:
         case "reasoning":
             pass  # the format has no place for what was thought in earlier turns
         case kind:
-            logger.warning("an item has no form for this model", extra={"item": kind})
+            log.warning("an item has no form for this model", item=kind)
 
 
 def _role(role: str) -> str:

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.backends.llama_http import Deadlines, HttpServer
+from service.backends.http import Deadlines, HttpServer
 from service.errors import ModelError
 
 DEADLINES = Deadlines(connect=2, read=2)
@@ -22,7 +22,7 @@ async def model_server(
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await script(reader, writer)
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from service.backends.embedded import Embedded, EmbeddedModel
+from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.errors import ModelError
-from tests.service.backends.conversing import converse, prompt, user
+from tests.service.backends.llama_cpp.conversing import converse, prompt, user
 
 
 async def test_a_model_runs_in_this_process_until_it_is_stopped(
@@ -25,7 +25,7 @@ async def test_weights_that_cannot_be_loaded_are_a_model_error(tmp_path: Path) -
     weights = tmp_path / "broken.gguf"
     weights.write_bytes(b"no model")
     backend = Embedded(EmbeddedModel(weights=weights, name="broken"))
-    with pytest.raises(ModelError, match="broken.gguf cannot be loaded"):
+    with pytest.raises(ModelError, match=r"broken\.gguf cannot be loaded"):
         await backend.start()
     await backend.stop()
 

@@ -17,7 +17,8 @@ from service.backends import (
     RefusalText,
     Text,
 )
-from service.backends.simulator import Script, Simulator, Speed
+from service.backends.simulator.backend import Simulator, Speed
+from service.backends.simulator.script import Script
 from service.conversation import Segment
 from service.errors import ModelError
 from turnwire.v1 import items_pb2, responses_pb2

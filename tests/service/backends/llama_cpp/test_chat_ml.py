@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backends.chat_ml import ChatMl, call
-from service.backends.llama_server import Piece
-from tests.service.backends import conversing
+from service.backends.llama_cpp.chat_ml import ChatMl, call
+from service.backends.llama_cpp.server import Piece
+from tests.service.backends.llama_cpp import conversing
 from turnwire.v1 import items_pb2
 
 FORMAT = ChatMl(opens=[7], start=1, end=2)

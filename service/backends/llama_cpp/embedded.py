@@ -14,7 +14,7 @@ from pathlib import Path
 import xllamacpp  # type: ignore[import-untyped]
 
 from service.backends import Produced, Prompt
-from service.backends.llama_cpp import LlamaCpp
+from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Rendered
 from service.errors import ModelError
 

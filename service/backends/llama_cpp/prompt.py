@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.backends import Prompt
-from service.backends.chat_ml import ARGUMENTS_OPEN, CALL_CLOSES, CALL_OPENS, ChatMl
-from service.backends.llama_server import LlamaServer, Piece
-from service.backends.llama_tools import CallableTool, callable_tools
+from service.backends.llama_cpp.chat_ml import ARGUMENTS_OPEN, CALL_CLOSES, CALL_OPENS, ChatMl
+from service.backends.llama_cpp.server import LlamaServer, Piece
+from service.backends.tools import CallableTool, callable_tools
 from service.conversation import Rendered
 from turnwire.v1 import responses_pb2
 
-_PREAMBLES = 256  # instructions and tools that are kept
+_KEPT_BYTES = 16 * 1024 * 1024  # of instructions and tools
 
 
 class FixedParts(NamedTuple):
@@ -36,6 +36,35 @@ class Preamble:
 
     tools: Mapping[str, CallableTool]
     ids: Rendered
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, roughly: the ids, and the tools that they render."""
+        return 4 * len(self.ids.data)
+
+
+class _Preambles:
+    """What clients resend every turn, least recently used out first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Preamble] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> Preamble | None:
+        """Return a preamble, and keep it longer for having been asked for."""
+        if preamble := self._kept.get(key):
+            self._kept.move_to_end(key)
+        return preamble
+
+    def put(self, key: bytes, preamble: Preamble) -> Preamble:
+        """Keep a preamble within the budget, and return it."""
+        if key not in self._kept:
+            self._kept[key] = preamble
+            self._bytes += preamble.weight
+        while self._bytes > _KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.weight
+        return preamble
 
 
 class RenderedPrompt(NamedTuple):
@@ -63,7 +92,7 @@ class Renderer:
         self.dialect = dialect
         self._server = server
         self._format = chat_ml
-        self._preambles: OrderedDict[bytes, Preamble] = OrderedDict()
+        self._preambles = _Preambles()
 
     @classmethod
     async def of(cls, server: LlamaServer, model: str) -> "Renderer":
@@ -94,8 +123,7 @@ class Renderer:
         for segment in missing:
             segment.rendered[self.dialect] = next(fragments)
         new = next(fragments)
-        preamble = preamble or Preamble(tools, next(fragments))
-        self._keep(key, preamble)
+        preamble = preamble or self._preambles.put(key, Preamble(tools, next(fragments)))
         history = (segment.rendered[self.dialect] for segment in prompt.history)
         return RenderedPrompt(preamble.tools, [preamble.ids, *history], new)
 
@@ -105,12 +133,6 @@ class Renderer:
         signatures = [tool.signature for tool in tools.values()]
         header = self._format.header(settings.instructions, signatures)
         return header + self._format.items(settings.instruction_items)
-
-    def _keep(self, key: bytes, preamble: Preamble) -> None:
-        self._preambles[key] = preamble
-        self._preambles.move_to_end(key)
-        if len(self._preambles) > _PREAMBLES:
-            self._preambles.popitem(last=False)
 
 
 def _preamble_key(settings: responses_pb2.Settings) -> bytes:

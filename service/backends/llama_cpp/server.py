@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.backends.llama_http import Answer, Deadlines, HttpServer
+from service.backends.http import Answer, Deadlines, HttpServer
 from service.conversation import Rendered
 from service.errors import ModelError
 
@@ -15,6 +15,21 @@ Piece = int | str
 """A token by its id, or text that cannot become a special token whatever it says."""
 
 _BREAK = -1  # no token has this id, and /tokenize passes ids through
+
+
+_OF_THE_END = [
+    "stop",
+    "stop_type",
+    "stopping_word",
+    "tokens_evaluated",
+    "tokens_predicted",
+    "timings",
+]
+"""What the server is to say at the end; it would repeat the whole prompt."""
+
+
+_OF_THE_MODEL = ["n_vocab", "n_embd", "n_params", "size"]
+"""What tells models of one name apart, and stays the same however the server is set up."""
 
 
 class Sampled(NamedTuple):
@@ -134,7 +149,12 @@ class LlamaServer:
     ) -> AsyncGenerator[Completion]:
         """Complete a prompt. Leaving early stops the server's work. Raises `ModelError`."""
         ids = b",".join(fragment.data for fragment in prompt if fragment.tokens)
-        body = [b'{"prompt":[', ids, b"],", orjson.dumps(options)[1:]]
+        body = [
+            b'{"prompt":[',
+            ids,
+            b"],",
+            orjson.dumps({**options, "response_fields": _OF_THE_END})[1:],
+        ]
         async with self._http.exchange(
             "POST", "/completion", body, self._deadlines.answer
         ) as answer:
@@ -159,11 +179,12 @@ def rendered(ids: Sequence[Piece]) -> Rendered:
 
 
 def _properties(props: dict[str, Any], model: dict[str, Any]) -> Properties:
+    meta = model.get("meta") or {}
     return Properties(
         model=model["id"],
         context=props["default_generation_settings"]["n_ctx"],
         slots=props["total_slots"],
-        fingerprint=f"{model['id']} {model.get('meta')}",
+        fingerprint=f"{model['id']} {[meta.get(name) for name in _OF_THE_MODEL]}",
     )
 
 

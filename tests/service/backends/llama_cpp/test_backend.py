@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from service.backends import CustomCallBegins, Finished, ItemEnds, Text
-from service.backends.llama_cpp import LlamaCpp
-from service.backends.llama_http import Deadlines
+from service.backends.http import Deadlines
+from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Rendered, Segment
 from service.errors import ModelError
 from tests.models import IM_END, IM_START
-from tests.service.backends.conftest import LlamaAddress
-from tests.service.backends.conversing import (
+from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.service.backends.llama_cpp.conversing import (
     assistant,
     call,
     call_output,
@@ -279,6 +279,26 @@ async def test_more_turns_than_slots_wait_in_line(llama: LlamaCpp) -> None:
         *(converse(llama, prompt(user(str(n)), conversation=str(n))) for n in range(6))
     )
     assert [turn.finished.output_tokens > 0 for turn in turns] == [True] * 6
+
+
+async def test_two_adapters_of_one_model_speak_the_same_dialect(
+    llama: LlamaCpp, llama_address: LlamaAddress
+) -> None:
+    other = LlamaCpp(llama_address.url, llama_address.key)
+    await other.start()
+    assert other.dialect == llama.dialect
+    await other.stop()
+
+
+async def test_instructions_and_tools_are_recognised_when_they_are_sent_again(
+    llama: LlamaCpp,
+) -> None:
+    told: dict[str, Any] = {"instructions": "Be kind. " * 20, "tools": [WEATHER]}
+    first = await converse(llama, prompt(user("one"), conversation="told", **told))
+    again = await converse(
+        llama, prompt(user("two"), history=[first.segment], conversation="told", **told)
+    )
+    assert again.finished.cached_tokens >= first.finished.input_tokens
 
 
 async def test_a_wrong_key_is_said_at_the_start(llama_address: LlamaAddress) -> None:

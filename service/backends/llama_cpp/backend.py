@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import orjson
 
 from service.backends import Produced, Prompt
-from service.backends.llama_generation import CALL_ENDS, Generation
-from service.backends.llama_http import Deadlines, HttpServer
-from service.backends.llama_output import (
+from service.backends.http import Deadlines, HttpServer
+from service.backends.llama_cpp.generation import CALL_ENDS, Generation
+from service.backends.llama_cpp.output import (
     FreeReader,
     JsonReader,
     TextReader,
     call_begins,
     call_reader,
 )
-from service.backends.llama_prompt import FixedParts, RenderedPrompt, Renderer
-from service.backends.llama_server import LlamaServer, Properties
-from service.backends.llama_slots import Owner, Slots
-from service.backends.llama_tools import (
+from service.backends.llama_cpp.prompt import FixedParts, RenderedPrompt, Renderer
+from service.backends.llama_cpp.server import LlamaServer, Properties
+from service.backends.llama_cpp.slots import Owner, Slots
+from service.backends.tools import (
     CallableTool,
     ToolChoice,
     constraint,
@@ -115,7 +115,7 @@ class LlamaCpp:
             answer = (
                 _call(generation, fixed, choice)
                 if choice.forced
-                else _text(generation, choice, prompt.settings)
+                else _text(generation, choice, prompt)
             )
             async with aclosing(answer):
                 async for batch in answer:
@@ -146,14 +146,14 @@ class LlamaCpp:
 
 
 def _text(
-    generation: Generation, choice: ToolChoice, settings: responses_pb2.Settings
+    generation: Generation, choice: ToolChoice, prompt: Prompt
 ) -> AsyncGenerator[Sequence[Produced], None]:
     """Let the model decide, within the text's format if one was asked for."""
-    if options := text_constraint(settings):
+    if options := text_constraint(prompt.settings):
         return generation.sample(options, JsonReader())
     if not choice.tools:
         return generation.sample({}, TextReader())
-    return generation.sample(_calls_allowed(settings), FreeReader(choice.tools))
+    return generation.sample(_calls_allowed(prompt), FreeReader(choice.tools))
 
 
 async def _call(
@@ -164,7 +164,7 @@ async def _call(
     tool = await _chosen(generation, choice)
     generation.write(fixed.arguments_open)
     yield [call_begins(tool)]
-    arguments = generation.sample(constraint(tool.parameters), call_reader(tool))
+    arguments = generation.sample(_whole(constraint(tool.parameters)), call_reader(tool))
     async with aclosing(arguments):
         async for batch in arguments:
             yield batch
@@ -177,16 +177,24 @@ async def _chosen(generation: Generation, choice: ToolChoice) -> CallableTool:
         (tool,) = choice.tools.values()
         await generation.write_text(json.dumps(tool.name))
         return tool
-    name = await generation.sample_unseen(name_constraint(choice.tools))
+    name = await generation.sample_unseen(_whole(name_constraint(choice.tools)))
     try:
         return choice.tools[json.loads(name)]
     except (ValueError, LookupError) as error:
         raise ModelError("server_error", "The model chose none of the tools.") from error
 
 
-def _calls_allowed(settings: responses_pb2.Settings) -> dict[str, Any]:
-    one_call = settings.HasField("parallel_tool_calls") and not settings.parallel_tool_calls
-    return {"stop": [CALL_ENDS]} if one_call else {}
+def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the client's stop words aside: they are for text, and would cut a call in two."""
+    return {**options, "stop": []}
+
+
+def _calls_allowed(prompt: Prompt) -> dict[str, Any]:
+    """Return what ends the answer after its first call, if one is all that is allowed."""
+    settings = prompt.settings
+    if settings.parallel_tool_calls or not settings.HasField("parallel_tool_calls"):
+        return {}
+    return {"stop": [*_passed_on(prompt.extra_json).get("stop", []), CALL_ENDS]}
 
 
 def _passed_on(extra_json: str) -> dict[str, Any]:

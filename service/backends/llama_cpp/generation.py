@@ -5,9 +5,9 @@ from contextlib import aclosing
 from typing import Any
 
 from service.backends import Finished, Produced, Text
-from service.backends.llama_output import Reader, TextReader
-from service.backends.llama_server import LlamaServer, Piece, Sampled, Stopped
-from service.backends.llama_slots import Lease
+from service.backends.llama_cpp.output import Reader, TextReader
+from service.backends.llama_cpp.server import LlamaServer, Piece, Sampled, Stopped
+from service.backends.llama_cpp.slots import Lease
 from service.conversation import Rendered
 from service.errors import ModelError
 

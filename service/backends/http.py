@@ -44,6 +44,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._body = bytearray()
         self._complete = False
+        self._kept_alive = False
         self._lost = False
         self._progress = asyncio.Event()
         self._transport: asyncio.Transport
@@ -51,12 +52,7 @@ class _Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another exchange may follow."""
-        return (
-            self._complete
-            and not self._lost
-            and not self._body
-            and self._parser.should_keep_alive()
-        )
+        return self._complete and self._kept_alive and not self._body and not self._lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport. asyncio has already set TCP_NODELAY."""
@@ -79,8 +75,9 @@ class _Connection(asyncio.Protocol):
         self._progress.set()
 
     def on_headers_complete(self) -> None:
-        """Note the status; called by the parser."""
+        """Note the status; called by the parser, which knows only now whether the server goes on."""
         self.status = self._parser.get_status_code()
+        self._kept_alive = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         """Gather the body; called by the parser."""

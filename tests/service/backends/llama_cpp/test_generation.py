@@ -1,14 +1,14 @@
 import json
 
 from service.backends import CallText, FunctionCallBegins, ItemEnds, Produced, Text
-from service.backends.llama_generation import CALL_ENDS, Generation
-from service.backends.llama_http import Deadlines, HttpServer
-from service.backends.llama_output import FreeReader
-from service.backends.llama_server import LlamaServer
-from service.backends.llama_slots import Lease
-from service.backends.llama_tools import CallableTool
+from service.backends.http import Deadlines, HttpServer
+from service.backends.llama_cpp.generation import CALL_ENDS, Generation
+from service.backends.llama_cpp.output import FreeReader
+from service.backends.llama_cpp.server import LlamaServer
+from service.backends.llama_cpp.slots import Lease
+from service.backends.tools import CallableTool
 from service.conversation import Rendered
-from tests.service.backends.conftest import LlamaAddress
+from tests.service.backends.llama_cpp.conftest import LlamaAddress
 
 TOOLS = {"look": CallableTool("function", "look", "", {})}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "me"}}\n</tool_call>'

@@ -18,7 +18,7 @@ from service.backends import (
     Produced,
     Text,
 )
-from service.backends.llama_tools import CallableTool
+from service.backends.tools import CallableTool
 from service.errors import ModelError
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xllamacpp  # type: ignore[import-untyped]
 
-from service.backends.llama_cpp import LlamaCpp
+from service.backends.llama_cpp.backend import LlamaCpp
 from tests.models import tiny_gguf
 
 KEY = "test-key"

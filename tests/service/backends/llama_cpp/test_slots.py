@@ -3,7 +3,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service.backends.llama_slots import Lease, Owner, Slots
+from service.backends.llama_cpp.slots import Lease, Owner, Slots
 from service.errors import ModelError
 
 ANN, BOB = Owner("ann", "1"), Owner("bob", "1")

@@ -1,0 +1,1 @@
+"""A deterministic model server for tests and load."""

@@ -1,0 +1,1 @@
+"""Figures, not verdicts: run them by hand, on a quiet machine, and compare ratios."""

@@ -1,0 +1,1 @@
+"""Released clients, unmodified, against the real service."""
