@@ -24,7 +24,8 @@ from service.errors import NotFound, Refusal
 from service.keys import Keys
 from service.limits import Limits
 from transports.keepalive import Wheel
-from transports.websocket import PATHS, Endpoint, WebSocketConnection, plain_http, warn_if_slow
+from transports.websocket import WebSocketConnection, warn_if_slow
+from transports.websocket_handshake import PATHS, Endpoint, plain_http
 
 _HEAD_BYTES: Final = 64 * 1024
 _STOP_SECONDS: Final = 15

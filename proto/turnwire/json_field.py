@@ -104,6 +104,24 @@ def string_map(value: Mapping[str, Any], _depth: int) -> Mapping[str, str]:
     raise InvalidJson("invalid_type", "Invalid type for '{param}': expected an object of strings.")
 
 
+def array_of(element: Mapping[type, Convert]) -> Convert:
+    """Take a list whose elements are taken by their types."""
+
+    def convert(values: list[Any], depth: int) -> list[Any]:
+        converted: list[Any] = []
+        try:
+            for value in values:
+                if (convert_one := element.get(type(value))) is None:
+                    raise invalid_type(element, value)
+                converted.append(convert_one(value, depth))
+        except InvalidJson as invalid:
+            invalid.locate(f"[{len(converted)}]")
+            raise
+        return converted
+
+    return convert
+
+
 def _as_it_is(value: Any, _depth: int) -> Any:
     return value
 

@@ -18,19 +18,17 @@ from turnwire.json_field import (
     SCALARS,
     Convert,
     Field,
+    array_of,
     invalid_type,
     invalid_value,
     missing,
     opaque_text,
     string_map,
 )
+from turnwire.json_take import Members, Take, ignore, keep, refuse_null, store, store_unless_empty
 from turnwire.strict_json import KINDS, InvalidJson
 
-_Members: TypeAlias = dict[str, Any]
-"""A JSON object, or the arguments of a message's constructor."""
-_Take: TypeAlias = Callable[[list[_Members], Any, int], bool]
-"""Takes a JSON value into one of the messages of an object; false if it is to be kept as it is."""
-_Put: TypeAlias = Callable[[_Members, Any], None]
+_Put: TypeAlias = Callable[[Members, Any], None]
 """Puts a field's value into a JSON object."""
 
 _MAX_DEPTH: Final = 32  # objects in objects; protobuf parsers give up at 100 messages in messages
@@ -52,7 +50,7 @@ class Form:
         self._variants = [field for field in self._fields if field.is_variant]
         self._oneof = self._variants[0].oneof if self._variants else None
 
-    def read(self, members: _Members, depth: int) -> _Members:
+    def read(self, members: Members, depth: int) -> Members:
         """Return the constructor's arguments that an object stands for."""
         if depth > _MAX_DEPTH:
             raise invalid_value(f"more than {_MAX_DEPTH} objects deep")
@@ -70,7 +68,7 @@ class Form:
             return {key: value for key, value in members.items() if value is not _UNSET}
         return members
 
-    def fill(self, members: _Members, message: Message) -> None:
+    def fill(self, members: Members, message: Message) -> None:
         """Put what is set into an object, last declared first: what is declared beats what is extra."""
         puts = self._puts
         for field, value in reversed(message.ListFields()):
@@ -80,7 +78,7 @@ class Form:
         """Tell whether JSON text is anywhere in a message."""
         return any(self._holds_text[field.number](value) for field, value in message.ListFields())
 
-    def _shape_for(self, members: _Members) -> "_Shape":
+    def _shape_for(self, members: Members) -> "_Shape":
         if "type" in members:
             tag = members["type"]
             return self._by_type.get(tag, self._rest) if type(tag) is str else self._rest
@@ -118,15 +116,15 @@ class _Shape:
     """One kind of object: the members of a message, of one variant, and of what is inline there."""
 
     def __init__(self, descriptor: Descriptor, variant: Field | None) -> None:
-        self.template: _Members = {"type": variant.json.type or _UNSET} if variant else {}
+        self.template: Members = {"type": variant.json.type or _UNSET} if variant else {}
         self.spare_name = ""
         self._spare_slot = 0
         self._slots: list[tuple[int, str]] = []
-        self._known: dict[str, dict[type, _Take]] = {}
+        self._known: dict[str, dict[type, Take]] = {}
         self._required: list[str] = []
         self._is_whole = variant is not None and variant.json.opaque
         if variant and variant.json.type:
-            self._known["type"] = {str: _ignore}
+            self._known["type"] = {str: ignore}
         self._add_fields(0, Field.all_of(descriptor), variant)
 
     @property
@@ -139,7 +137,7 @@ class _Shape:
         """Whether members may be left out."""
         return _UNSET in self.template.values()
 
-    def read(self, members: _Members, depth: int) -> _Members:
+    def read(self, members: Members, depth: int) -> Members:
         """Return the constructor's arguments that an object stands for."""
         parts = self._new_parts()
         spare = {}
@@ -160,19 +158,19 @@ class _Shape:
             parts[self._spare_slot] |= self._spare_text(spare, depth)
         return parts[0]
 
-    def _spare_text(self, spare: _Members, depth: int) -> _Members:
+    def _spare_text(self, spare: Members, depth: int) -> Members:
         if not self.spare_name:
             raise InvalidJson("invalid_value", "Invalid JSON: members that cannot be kept.")
         return {self.spare_name: opaque_text(spare, depth)}
 
-    def _new_parts(self) -> list[_Members]:
-        parts: list[_Members] = [{}]
+    def _new_parts(self) -> list[Members]:
+        parts: list[Members] = [{}]
         for parent, name in self._slots:
             part = parts[parent][name] = {}
             parts.append(part)
         return parts
 
-    def _require(self, members: _Members) -> None:
+    def _require(self, members: Members) -> None:
         for key in self._required:
             if key not in members:
                 invalid = missing()
@@ -205,47 +203,22 @@ class _Shape:
             self._required.append(key)
 
 
-def _takes(slot: int, field: Field) -> dict[type, _Take]:
-    store = _store_unless_empty if field.is_lost_when_empty else _store
-    takes = {kind: store(slot, field.name, convert) for kind, convert in _converts(field).items()}
+def _takes(slot: int, field: Field) -> dict[type, Take]:
+    make = store_unless_empty if field.is_lost_when_empty else store
+    takes = {kind: make(slot, field.name, convert) for kind, convert in _converts(field).items()}
     return takes | {type(None): _take_null(field)}
 
 
-def _take_null(field: Field) -> _Take:
+def _take_null(field: Field) -> Take:
     if field.is_required:
-        return _refuse_null
-    return _ignore if field.is_nullable else _keep
-
-
-def _store(slot: int, name: str, convert: Convert) -> _Take:
-    def take(parts: list[_Members], value: Any, depth: int) -> bool:
-        parts[slot][name] = convert(value, depth)
-        return True
-
-    return take
-
-
-def _store_unless_empty(slot: int, name: str, convert: Convert) -> _Take:
-    store = _store(slot, name, convert)
-    return lambda parts, value, depth: bool(value) and store(parts, value, depth)
-
-
-def _ignore(_parts: list[_Members], _value: Any, _depth: int) -> bool:
-    return True
-
-
-def _keep(_parts: list[_Members], _value: Any, _depth: int) -> bool:
-    return False
-
-
-def _refuse_null(_parts: list[_Members], _value: Any, _depth: int) -> bool:
-    raise missing()
+        return refuse_null
+    return ignore if field.is_nullable else keep
 
 
 def _converts(field: Field) -> Mapping[type, Convert]:
     if field.is_map:
         return {dict: string_map}
-    return {list: _array(_element(field))} if field.is_repeated else _element(field)
+    return {list: array_of(_element(field))} if field.is_repeated else _element(field)
 
 
 def _element(field: Field) -> Mapping[type, Convert]:
@@ -254,22 +227,6 @@ def _element(field: Field) -> Mapping[type, Convert]:
     if field.is_message:
         return {dict: form_of(field.message).read}
     return SCALARS[field.descriptor.type]
-
-
-def _array(element: Mapping[type, Convert]) -> Convert:
-    def convert(values: list[Any], depth: int) -> list[Any]:
-        converted: list[Any] = []
-        try:
-            for value in values:
-                if (convert_one := element.get(type(value))) is None:
-                    raise invalid_type(element, value)
-                converted.append(convert_one(value, depth))
-        except InvalidJson as invalid:
-            invalid.locate(f"[{len(converted)}]")
-            raise
-        return converted
-
-    return convert
 
 
 def _default(field: Field) -> Any:
@@ -299,7 +256,7 @@ def _put(field: Field) -> _Put:
 def _put_variant(field: Field) -> _Put:
     form, tag = form_of(field.message), field.json.type
 
-    def put(members: _Members, message: Message) -> None:
+    def put(members: Members, message: Message) -> None:
         form.fill(members, message)
         members["type"] = tag
 
@@ -307,7 +264,7 @@ def _put_variant(field: Field) -> _Put:
 
 
 def _put_member(key: str, write: Callable[[Any], Any]) -> _Put:
-    def put(members: _Members, value: Any) -> None:
+    def put(members: Members, value: Any) -> None:
         members[key] = write(value)
 
     return put

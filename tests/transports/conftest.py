@@ -13,9 +13,9 @@ from service.limits import Limits
 from tests.transports.scripted import ScriptedEngine
 from transports.http import Address, HttpServer, serve_endpoint, wheel_for
 from transports.keepalive import Wheel
-from transports.websocket import Endpoint
+from transports.websocket_handshake import Endpoint
 
-_ON_BOTH_LOOPS = ("test_websocket", "test_http")
+_ON_BOTH_LOOPS = ("test_grpc", "test_health", "test_http", "test_websocket")
 
 
 def pytest_asyncio_loop_factories(

@@ -13,7 +13,8 @@ from service.errors import Ending, Refusal
 from service.keys import Anonymous
 from service.limits import Limits
 from transports.http import wheel_for
-from transports.websocket import Endpoint, WebSocketConnection
+from transports.websocket import WebSocketConnection
+from transports.websocket_handshake import Endpoint
 from turnwire.v1 import events_pb2
 
 CREATE = '{"type":"response.create","model":"m","input":"hi"}'

@@ -34,7 +34,7 @@ from tests.transports.scripted import (
     text,
 )
 from transports.status import STATUS
-from transports.websocket import _header
+from transports.websocket_outbox import _header
 from turnwire.delta import to_json
 from turnwire.v1 import events_pb2
 
