@@ -15,9 +15,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from service.engine import Connection
-from service.errors import Ending, SessionError
+from service.errors import Ending, Refusal, SessionError
 from service.limits import MIB, Limits
+from turnwire import json_codec
 from turnwire.delta import Event, to_wire
+from turnwire.v1 import events_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
@@ -106,7 +108,7 @@ class Stream:
         """Read whatever the turns do, so that leaving is noticed; half-closed, let them end."""
         async for data in requests:
             for event in parse(rpc.ConnectRequest, data).events:
-                connection.receive(event)
+                _receive(event, connection)
         await connection.finished()
 
     def _read_to_end(self, reading: asyncio.Task[None]) -> None:
@@ -179,6 +181,14 @@ class Stream:
     @property
     def _unsent(self) -> int:
         return self._outbox.size + self._in_flight
+
+
+def _receive(event: events_pb2.ClientEvent, connection: Connection) -> None:
+    """Hand an event on as every transport would have read it."""
+    try:
+        connection.receive(json_codec.canonical(event))
+    except json_codec.InvalidJson as invalid:
+        connection.refuse(Refusal.of_invalid(invalid))
 
 
 class _Outbox:

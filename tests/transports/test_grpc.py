@@ -22,7 +22,7 @@ from service.limits import MIB, Limits
 from transports.grpc import NAME, REFUSED, options, serve
 from transports.grpc_server import GrpcServer
 from turnwire.delta import to_wire
-from turnwire.v1 import events_pb2, responses_pb2
+from turnwire.v1 import events_pb2, items_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 from turnwire.v1 import session_service_pb2_grpc as stubs
 
@@ -39,6 +39,7 @@ class ScriptedConnection:
         self.tenant = tenant
         self.sink = sink
         self.received: asyncio.Queue[events_pb2.ClientEvent] = asyncio.Queue()
+        self.refused: asyncio.Queue[str] = asyncio.Queue()
         self.idle = asyncio.Event()
         self.idle.set()
         self.asked_to_finish = asyncio.Event()
@@ -50,6 +51,9 @@ class ScriptedConnection:
             self.sink.deliver([delta(0)])
         if event.WhichOneof("kind") == "other_json":
             raise ZeroDivisionError(event.other_json)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refused.put_nowait(refusal.code)
 
     async def finished(self) -> None:
         self.asked_to_finish.set()
@@ -286,6 +290,19 @@ async def test_bytes_that_are_no_request_end_the_stream(serving: Faces) -> None:
     await call.write(b"\xff\xff")
     assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_frame")
     assert await connection.ending() == Ending.INVALID_FRAME
+
+
+async def test_opaque_json_that_is_none_is_refused_and_the_stream_lives_on(
+    serving: Faces,
+) -> None:
+    call, connection = await (await serving()).connect()
+    broken = responses_pb2.CreateResponse(input=[items_pb2.Item(other_json='{"type":')])
+    good = events_pb2.ClientEvent(create=responses_pb2.CreateResponse(input_text="hello"))
+    events = [events_pb2.ClientEvent(create=broken), good]
+    await call.write(rpc.ConnectRequest(events=events))
+    async with asyncio.timeout(10):
+        assert await connection.refused.get() == "invalid_json"
+        assert await connection.received.get() == good
 
 
 async def test_bytes_that_are_no_request_are_refused_by_calls(serving: Faces) -> None:
