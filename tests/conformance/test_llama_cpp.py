@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,12 @@ async def llama(weights: Path, tmp_path: Path) -> AsyncIterator[Server]:
 async def test_a_tool_loop_prefills_only_what_is_new(llama: Server, connect: Connect) -> None:
     async with connect(llama, llama.alice) as client:
         chat = Conversation(client)
-        request = {"model": "tiny", "tools": [ADD], "tool_choice": "required", "store": False}
+        request: dict[str, Any] = {
+            "model": "tiny",
+            "tools": [ADD],
+            "tool_choice": "required",
+            "store": False,
+        }
         heard = await chat.ask("Add. " * 100, max_output_tokens=64, **request)
         for _ in range(5):
             before = heard.response.usage
