@@ -38,7 +38,7 @@ bench: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@cd proto && ../$(BIN)/buf lint
+	@cd proto && $(abspath $(BIN))/buf lint
 
 types: $(READY)
 	@$(BIN)/mypy
@@ -47,22 +47,22 @@ imports: $(READY)
 	@$(BIN)/lint-imports
 
 proto: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
 		--python_out=proto --mypy_out=quiet:proto $(PROTOS)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto \
 		--grpc_python_out=proto --mypy_grpc_out=quiet:proto $(SERVICES)
 
 # What the compiler writes now must be what is committed.
 proto-check: $(READY)
 	@rm -rf build/proto && mkdir -p build && cp -r proto build/proto
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ibuild/proto \
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ibuild/proto \
 		--python_out=build/proto --mypy_out=quiet:build/proto $(PROTOS:proto/%=build/proto/%)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ibuild/proto \
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ibuild/proto \
 		--grpc_python_out=build/proto --mypy_grpc_out=quiet:build/proto $(SERVICES:proto/%=build/proto/%)
 	@diff -r -x __pycache__ proto build/proto || { echo "Generated code is stale: run 'make proto'."; exit 1; }
 
 proto-breaking: $(READY)
-	@cd proto && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=proto'
+	@cd proto && $(abspath $(BIN))/buf breaking --against '../.git#branch=main,subdir=proto'
 
 clean:
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -95,7 +95,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes a stored response; conversations that continue it are cut off from it.
+        """Deletes a stored response. NOT_FOUND is also the answer for another tenant's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
