@@ -16,7 +16,7 @@ from turnwire.v1 import events_pb2
 
 
 class Refusal(Exception):
-    """A request is refused. Becomes one `error` event (`protocol.md` section 4)."""
+    """A request is refused. Becomes one `error` event (docs/protocol.md, "Errors")."""
 
     status = 400
     type = "invalid_request_error"
@@ -71,6 +71,15 @@ class NotFound(Refusal):
     """What was asked for does not exist, or is not the caller's. The two are indistinguishable."""
 
     status = 404
+
+
+class RateLimited(Refusal):
+    """The client asks for more than it may have at once."""
+
+    status = 429
+
+    def __init__(self, message: str) -> None:
+        super().__init__("rate_limit_exceeded", message)
 
 
 class Overloaded(Refusal):

@@ -1,7 +1,7 @@
 """Items while a model produces them: what a client is told when each begins, grows and ends.
 
-Events are unnumbered here; `service.turn` numbers them. Their order follows `protocol.md` section 3,
-"Order per response". What differs between kinds of output is said once, in the table `FORMS`.
+Events are unnumbered here; `service.turn` numbers them. Their order is that of docs/protocol.md,
+"Events". What differs between kinds of output is said once, in the table `FORMS`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """What a `response.create` comes down to, once its parent is known.
 
-Pure rules: defaults, inheritance and the refusals that need no model server. Sources are the rows of
-`protocol.md` sections 2.1 and 5.
+Pure rules: defaults, inheritance and the refusals that need no model server. They are listed in
+docs/protocol.md.
 """
 
 from collections.abc import Sequence

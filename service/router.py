@@ -22,5 +22,8 @@ class Router:
         if backend := self._backends.get(model):
             return backend
         names = ", ".join(f"'{name}'" for name in self._backends)
-        asked = f"There is no model '{model[:64]}' here" if model else "'model' is required"
-        raise Refusal("model_not_found", f"{asked}; choose one of {names}.", "model")
+        if not model:
+            message = f"Missing required parameter: 'model'. There is {names}."
+            raise Refusal("missing_required_parameter", message, "model")
+        message = f"There is no model '{model[:64]}' here. There is {names}."
+        raise Refusal("model_not_found", message, "model")

@@ -97,8 +97,9 @@ class Runner:
         return None
 
     async def _understand(self, create: responses_pb2.CreateResponse, caller: Caller) -> Request:
-        parent_id = create.settings.previous_response_id
-        parent = await self._hydrate(parent_id, caller) if parent_id else None
+        parent = None
+        if create.settings.HasField("previous_response_id"):
+            parent = await self._hydrate(create.settings.previous_response_id, caller)
         return understand(create, parent)
 
     async def _hydrate(self, response_id: str, caller: Caller) -> Node:

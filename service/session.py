@@ -1,7 +1,8 @@
 """The rules of one connection: lanes, their order and bounds, what failures and departures do.
 
 Pure: it never waits, reads a clock or draws a random number. Every input returns one `Step`: events
-to deliver, then effects to perform, in that order. The rules are those of `protocol.md` section 5.
+to deliver, then effects to perform, in that order. The rules are those of docs/protocol.md,
+"Lanes and state".
 """
 
 import re
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from service.errors import Ending, Overloaded, Refusal, SessionError
+from service.errors import Ending, RateLimited, Refusal, SessionError
+from service.limits import MIB
 from turnwire.v1 import events_pb2, responses_pb2
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}\Z")
@@ -26,6 +28,8 @@ class SessionLimits:
     """Named lanes in the connection's life."""
     waiting: int = 64
     """Turns that wait; further ones are refused."""
+    waiting_bytes: int = 64 * MIB
+    """What the turns that wait may weigh together, unless it is only one."""
 
 
 class Begin(NamedTuple):
@@ -68,13 +72,14 @@ class _Lane:
 class Session:
     """One connection's lanes. A lane's turns follow each other; lanes run side by side."""
 
-    __slots__ = ("_lanes", "_leaving", "_limits", "_order", "_running")
+    __slots__ = ("_lanes", "_leaving", "_limits", "_order", "_running", "_waiting_bytes")
 
     def __init__(self, limits: SessionLimits) -> None:
         self._limits = limits
         self._lanes: dict[str | None, _Lane] = {}
         self._order: deque[str | None] = deque()
         """The lanes of all waiting turns, in the order they came."""
+        self._waiting_bytes = 0
         self._running = 0
         self._leaving: SessionError | None = None
 
@@ -117,6 +122,7 @@ class Session:
         self._leaving = SessionError(ending, message)
         refused = [_addressed(_moved(message), stream_id) for stream_id in self._order]
         self._order.clear()
+        self._waiting_bytes = 0
         for lane in self._lanes.values():
             lane.waiting.clear()
         step = self._depart()
@@ -136,13 +142,10 @@ class Session:
     def _create(self, create: responses_pb2.CreateResponse, stream_id: str | None) -> Step:
         if self._leaving:
             raise _moved(self._leaving.message)
-        if len(self._order) >= self._limits.waiting:
-            raise Overloaded(
-                "rate_limit_exceeded",
-                f"{self._limits.waiting} responses are waiting on this connection already.",
-            )
+        self._check_waiting(create)
         self._lane(stream_id).waiting.append(create)
         self._order.append(stream_id)
+        self._waiting_bytes += create.ByteSize()
         return Step(effects=self._begin_waiting())
 
     def _begin_waiting(self) -> list[Effect]:
@@ -155,6 +158,7 @@ class Session:
                 self._order.append(stream_id)
                 continue
             lane.running = lane.waiting.popleft()
+            self._waiting_bytes -= lane.running.ByteSize()
             self._running += 1
             effects.append(Begin(stream_id, lane.running))
         return effects
@@ -184,6 +188,14 @@ class Session:
             self._lanes[stream_id] = _Lane()
         return self._lanes[stream_id]
 
+    def _check_waiting(self, create: responses_pb2.CreateResponse) -> None:
+        limits, size = self._limits, self._waiting_bytes + create.ByteSize()
+        if len(self._order) >= limits.waiting or (self._order and size > limits.waiting_bytes):
+            raise RateLimited(
+                f"{len(self._order)} responses are waiting on this connection already. "
+                "Wait for some of them, or open another connection."
+            )
+
     def _check_stream_id(self, stream_id: str | None) -> None:
         if stream_id is not None and not _STREAM_ID.match(stream_id):
             raise _Unaddressed(
@@ -205,7 +217,7 @@ def _addressed(refusal: Refusal, stream_id: str | None) -> events_pb2.ServerEven
 
 
 def _moved(message: str) -> Refusal:
-    """The refusal on which every known client reconnects and goes on (`protocol.md` section 4)."""
+    """The refusal on which every known client reconnects and goes on (docs/protocol.md, "Errors")."""
     return Refusal("websocket_connection_limit_reached", message)
 
 

@@ -1,4 +1,4 @@
-"""Lanes, order, silence, departures: what connections do (`protocol.md` section 5)."""
+"""Lanes, order, silence, departures: what connections do (docs/protocol.md, "Lanes and state")."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -175,7 +175,7 @@ async def test_more_waiting_turns_than_allowed_are_refused(
             await chat.send(input="#sim stall 3600", stream_id="a")
         heard = await chat.hear_until("error")
     assert heard.error.error.code == "rate_limit_exceeded"
-    assert heard.error.status == 503
+    assert heard.error.status == 429
 
 
 async def test_an_old_connection_is_told_to_reconnect(impatient: Server, connect: Connect) -> None:

@@ -1,4 +1,4 @@
-"""What is kept between turns, for whom and for how long (`protocol.md` section 5)."""
+"""What is kept between turns, for whom and for how long (docs/protocol.md, "Lanes and state")."""
 
 import itertools
 import json
@@ -144,6 +144,15 @@ async def test_a_failed_response_is_no_parent(talk: Talk) -> None:
         failed = await chat.sim("fail server_error")
         heard = await chat.ask(previous_response_id=failed.id)
         assert heard.error.error.code == "previous_response_not_found"
+
+
+@pytest.mark.parametrize("unknown", ["", "resp_", "x" * 5000, "resp_ünïcödé"])
+async def test_a_parent_that_never_was_is_not_found(talk: Talk, unknown: str) -> None:
+    async with talk() as chat:
+        heard = await chat.ask(previous_response_id=unknown)
+        assert heard.error.error.code == "previous_response_not_found"
+        assert len(heard.error.error.message) < 200
+        assert (await chat.ask(previous_response_id=None)).kinds[-1] == "completed"
 
 
 async def test_a_warm_up_says_two_things_and_can_be_continued(talk: Talk) -> None:

@@ -1,4 +1,4 @@
-"""What one turn says: order, numbers, fields (`protocol.md` section 3)."""
+"""What one turn says: order, numbers, fields (docs/protocol.md, "Events")."""
 
 from typing import Any
 
@@ -134,7 +134,7 @@ async def test_unknown_members_tools_and_items_are_no_reason_to_refuse(talk: Tal
     ("members", "code", "param"),
     [
         ({"model": "gpt-0"}, "model_not_found", "model"),
-        ({"model": None}, "model_not_found", "model"),
+        ({"model": None}, "missing_required_parameter", "model"),
         ({"background": True}, "unsupported_parameter", "background"),
         ({"type": "response.dance"}, "unknown_event_type", "type"),
         ({"type": None}, "unknown_event_type", "type"),

@@ -75,6 +75,15 @@ def test_more_waiting_turns_than_allowed_are_refused_with_their_lane() -> None:
     assert step.events[0].stream_id == "a"
 
 
+def test_waiting_turns_may_weigh_only_so_much() -> None:
+    rules = session(waiting_bytes=150)
+    rules.receive(create(model="x" * 500))
+    assert codes(rules.receive(create(model="x" * 500))) == []
+    assert codes(rules.receive(create())) == ["rate_limit_exceeded"]
+    assert begun(rules.finished(None, "resp_1")) == [(None, "x" * 500)]
+    assert codes(rules.receive(create())) == []
+
+
 def test_one_lane_too_many_is_refused_with_its_name() -> None:
     rules = session(lanes=2)
     rules.receive(create())

@@ -54,10 +54,11 @@ def _of_annotation(kind: Any, within: tuple[Any, ...]) -> list[Json]:
 
 
 def _of_model(model: type[pydantic.BaseModel], within: tuple[Any, ...]) -> Iterator[Json]:
-    fields = model.model_fields
-    values = {f.alias or n: list(samples(f.annotation, within)) for n, f in fields.items()}
-    full = {key: choices[0] for key, choices in values.items() if choices}
-    yield full
-    yield {f.alias or n: full[f.alias or n] for n, f in fields.items() if f.is_required()}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    values = {key: list(samples(field.annotation, within)) for key, field in fields.items()}
+    values = {key: choices for key, choices in values.items() if choices}
+    small = {key: choices[-1] for key, choices in values.items() if fields[key].is_required()}
+    yield {key: choices[0] for key, choices in values.items()}
+    yield small
     for key, choices in values.items():
-        yield from (full | {key: choice} for choice in choices[1:])
+        yield from (small | {key: choice} for choice in choices[1:])
