@@ -1,5 +1,7 @@
 """Every metric, in one class. Labels come from closed sets only: never an id, a tenant or content."""
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -13,111 +15,94 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.connections_open = Gauge(
-            "turnwire_connections_open",
-            "Connections that are open now.",
-            ["transport"],
-            registry=registry,
+        self._counter = functools.partial(Counter, registry=registry)
+        self._gauge = functools.partial(Gauge, registry=registry)
+        self._histogram = functools.partial(Histogram, registry=registry)
+        self._define_connections()
+        self._define_turns()
+        self._define_tokens()
+        self._define_state()
+
+    def _define_connections(self) -> None:
+        self.connections_open = self._gauge(
+            "turnwire_connections_open", "Connections that are open now.", ["transport"]
         )
-        self.connections = Counter(
+        self.connections = self._counter(
             "turnwire_connections_total",
             "Connections that asked to be opened, by what became of it.",
             ["transport", "outcome"],
-            registry=registry,
         )
-        self.connection_lifetime = Histogram(
+        self.connection_lifetime = self._histogram(
             "turnwire_connection_lifetime_seconds",
             "How long connections lived, by why they ended.",
             ["transport", "reason"],
             buckets=_LIFETIMES,
-            registry=registry,
         )
-        self.connection_turns = Histogram(
+        self.connection_turns = self._histogram(
             "turnwire_connection_turns",
             "How many turns connections had in their life.",
             ["transport"],
             buckets=_TURNS,
-            registry=registry,
         )
-        self.turns = Counter(
-            "turnwire_turns_total",
-            "Turns that ended, by how.",
-            ["transport", "outcome"],
-            registry=registry,
+        self.draining = self._gauge("turnwire_draining", "1 while the service is going away.")
+
+    def _define_turns(self) -> None:
+        self.turns = self._counter(
+            "turnwire_turns_total", "Turns that ended, by how.", ["transport", "outcome"]
         )
-        self.turns_inflight = Gauge(
-            "turnwire_turns_inflight",
-            "Turns that run now.",
-            ["transport"],
-            registry=registry,
+        self.turns_inflight = self._gauge(
+            "turnwire_turns_inflight", "Turns that run now.", ["transport"]
         )
-        self.turn_seconds = Histogram(
+        self.turn_seconds = self._histogram(
             "turnwire_turn_seconds",
-            "How long turns took, from their request to their last event.",
+            "How long turns took, from their beginning to their last event.",
             ["transport"],
             buckets=_SECONDS,
-            registry=registry,
         )
-        self.time_to_first_token = Histogram(
-            "turnwire_time_to_first_token_seconds",
-            "Time from a request to the first output of its model.",
-            ["transport"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.abort_seconds = Histogram(
+        self.abort_seconds = self._histogram(
             "turnwire_turn_abort_seconds",
             "Time from a client's departure until its model server's work was stopped.",
             ["transport"],
             buckets=_ABORTS,
-            registry=registry,
         )
-        self.refusals = Counter(
+        self.refusals = self._counter(
             "turnwire_refusals_total",
             "Requests that were refused, by HTTP status.",
             ["transport", "status"],
-            registry=registry,
         )
-        self.hydrations = Counter(
-            "turnwire_hydrate_total",
-            "Responses that were to be continued, by the layer that held them.",
-            ["layer", "result"],
-            registry=registry,
+
+    def _define_tokens(self) -> None:
+        self.time_to_first_token = self._histogram(
+            "turnwire_time_to_first_token_seconds",
+            "Time from a turn's beginning, its parent found, to the first output of its model.",
+            ["transport"],
+            buckets=_SECONDS,
         )
-        self.cache_evictions = Counter(
-            "turnwire_cache_evictions_total",
-            "Responses that were let go of to make room.",
-            ["layer", "reason"],
-            registry=registry,
-        )
-        self.cache_bytes = Gauge(
-            "turnwire_cache_bytes",
-            "Bytes of conversations held, by layer.",
-            ["layer"],
-            registry=registry,
-        )
-        self.cache_entries = Gauge(
-            "turnwire_cache_entries",
-            "Responses held, by layer.",
-            ["layer"],
-            registry=registry,
-        )
-        self.prefill_tokens = Counter(
+        self.prefill_tokens = self._counter(
             "turnwire_prefill_tokens_total",
             "Prompt tokens, by whether the model server had them cached.",
             ["transport", "kind"],
-            registry=registry,
         )
-        self.output_tokens = Counter(
-            "turnwire_output_tokens_total",
-            "Tokens that models generated.",
-            ["transport"],
-            registry=registry,
+        self.output_tokens = self._counter(
+            "turnwire_output_tokens_total", "Tokens that models generated.", ["transport"]
         )
-        self.draining = Gauge(
-            "turnwire_draining",
-            "1 while the service is going away.",
-            registry=registry,
+
+    def _define_state(self) -> None:
+        self.hydrations = self._counter(
+            "turnwire_hydrate_total",
+            "Responses that were to be continued, by the layer that held them.",
+            ["layer", "result"],
+        )
+        self.cache_evictions = self._counter(
+            "turnwire_cache_evictions_total",
+            "Responses that were let go of to make room.",
+            ["layer", "reason"],
+        )
+        self.cache_bytes = self._gauge(
+            "turnwire_cache_bytes", "Bytes of conversations held, by layer.", ["layer"]
+        )
+        self.cache_entries = self._gauge(
+            "turnwire_cache_entries", "Responses held, by layer.", ["layer"]
         )
 
 

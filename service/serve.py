@@ -29,6 +29,8 @@ from service.store.memory import MemoryStore
 from transports.health import serve_health
 from transports.http import Address
 from transports.operations import serve_operations
+from turnwire import json_codec
+from turnwire.v1 import events_pb2, items_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,7 @@ async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
     metrics = Metrics(registry)
+    _compile_codec()
     async with AsyncExitStack() as stack:
         await backend.start()
         stack.push_async_callback(backend.stop)
@@ -153,6 +156,18 @@ def _address(address: str) -> Address:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
+
+
+def _compile_codec() -> None:
+    """Make the codec's tables now: the first client would wait for them otherwise."""
+    text = items_pb2.ContentPart(output_text=items_pb2.OutputText())
+    item = items_pb2.Item(message=items_pb2.Message(content=[text]))
+    event = events_pb2.OutputItemEvent(item=item)
+    json_codec.encode(events_pb2.ServerEvent(output_item_done=event))
+    json_codec.encode(events_pb2.ServerEvent(created=events_pb2.ResponseEvent()))
+    json_codec.decode(
+        events_pb2.ClientEvent, b'{"type":"response.create","input":[{"role":"user"}]}'
+    )
 
 
 def _settle_memory() -> None:
