@@ -35,9 +35,9 @@ from turnwire.v1 import responses_pb2
 
 STEPS = (
     Step("Which files are in the notes folder?", tool="list_files"),
-    Step("What is (17 + 23) * 3?", tool="calculate"),
+    Step("What is 17 times 23?", tool="calculate"),
     Step("Which files are in the reports folder?", tool="list_files"),
-    Step("Thank you. Say goodbye."),
+    Step("Write one sentence about the sea."),
 )
 _DESCRIPTION = (
     "Run the same agent over WebSocket, then over gRPC, and put the figures side by side."
