@@ -216,9 +216,11 @@ class Connection:
     async def cut(self) -> None:
         """End the connection now; turns that run fail, and their client is told."""
         self.interruption = _CUT
-        for task in self._tasks.values():
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await self.finished()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._sink.end(SessionError(Ending.DRAIN, _DRAINING))
 
     async def finished(self) -> None:
         """Return when no turn runs or waits."""
@@ -290,10 +292,10 @@ class Connection:
         try:
             node = await self._engine.runner.run(begin, self)
             outcome = "failed" if node is None else "ok"
-            self._finish(begin, node)
         finally:
+            del self._tasks[begin.stream_id]  # before the lane's next turn takes its place
             self._count_turn(outcome, began)
-            self._tasks.pop(begin.stream_id, None)
+        self._finish(begin, node)
 
     def _finish(self, begin: Begin, node: Node | None) -> None:
         session = self._session

@@ -110,6 +110,19 @@ async def test_a_client_that_vanishes_takes_its_waiting_turns_along(
     assert simulator.cancelled == 1
 
 
+async def test_a_client_that_vanishes_stops_a_turn_that_had_waited(
+    talk: Talk, simulator: Simulator
+) -> None:
+    async with talk() as chat:
+        await chat.send(input="first")
+        await chat.send(input="#sim text 1 ; stall 3600")
+        assert (await chat.hear()).text == "first"
+        await chat.hear_until("output_text_delta")
+        await chat.client.vanish()
+        await quiet(simulator)
+    assert simulator.cancelled == 1
+
+
 async def test_draining_lets_turns_finish_and_then_says_goodbye(
     tmp_path: Path, connect: Connect
 ) -> None:
@@ -127,6 +140,20 @@ async def test_draining_lets_turns_finish_and_then_says_goodbye(
             await chat.receive()
         assert Ending.DRAIN in ended.value.endings
         await draining
+
+
+async def test_draining_at_once_ends_even_what_has_not_begun(
+    server: Server, connect: Connect
+) -> None:
+    async with connect(server, server.alice) as client:
+        chat = Conversation(client)
+        await chat.ask()
+        await chat.send(input="hello")
+        async with asyncio.timeout(WAIT):
+            await server.engine.drain(0)
+        with pytest.raises(Ended) as ended:
+            await chat.hear_until("nothing")
+        assert Ending.DRAIN in ended.value.endings
 
 
 async def test_draining_cuts_what_takes_too_long_and_tells_its_client(
