@@ -88,7 +88,9 @@ class _Connection(asyncio.Protocol):
         self._complete = True
 
     def send(self, request: Sequence[bytes]) -> None:
-        """Begin an exchange."""
+        """Begin an exchange. Raises `ConnectionResetError` if the server has just closed."""
+        if self._transport.is_closing():  # asyncio would fail in words of its own
+            raise ConnectionResetError
         self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self._complete = False
