@@ -15,7 +15,7 @@ from typing import cast
 import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
-from websockets.frames import CTRL_OPCODES, OP_BINARY, OP_CONT, OP_TEXT, Frame
+from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
@@ -94,7 +94,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._registry = cast("set[object]", server_state.connections)
         self._wire = Wire(endpoint.limits)
         self._connection: Connection | None = None
-        self._opcode = OP_TEXT
+        self._opcode = Opcode.TEXT
         self._fragments: list[bytes] = []  # of a message that comes in several frames
         self._ending: Ending | None = None  # once set, nothing more is read or delivered
         self._ended_at = self._heard_at = self._pinged_at = self._partial_since = 0.0
@@ -240,7 +240,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._ending is not None or frame.opcode in CTRL_OPCODES:
             return
         data, frame.data = bytes(frame.data), b""  # the parser keeps its last frame until the next
-        if frame.opcode is not OP_CONT:
+        if frame.opcode is not Opcode.CONT:
             self._opcode = frame.opcode
         if self._fragments or not frame.fin:
             self._fragments.append(data)
@@ -251,7 +251,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _take_message(self, message: bytes) -> None:
         self._partial_since = 0.0
-        if self._opcode is OP_BINARY:
+        if self._opcode is Opcode.BINARY:
             self._open.refuse(_binary())
         elif _is_utf8(message):
             self._receive(message)

@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Final
 
-from websockets.frames import CTRL_OPCODES, OP_CLOSE, OP_CONT, CloseCode, Frame
+from websockets.frames import CTRL_OPCODES, CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -57,14 +57,14 @@ class Wire(ServerProtocol):
 
     def recv_frame(self, frame: Frame) -> None:
         """Count what costs no bytes. `fail` here stops the parser, as a close frame does."""
-        if frame.opcode is OP_CLOSE:
+        if frame.opcode is Opcode.CLOSE:
             self.current_size = None  # RFC 6455 5.5.1: also inside a fragmented message
         elif frame.opcode in CTRL_OPCODES:
             if not self._afford_control():
                 self.fail(CloseCode.POLICY_VIOLATION, Ending.POLICY.value)
                 return
         else:
-            self._continued = self._continued + 1 if frame.opcode is OP_CONT else 0
+            self._continued = self._continued + 1 if frame.opcode is Opcode.CONT else 0
             if self._continued >= FRAGMENTS:
                 self.fail(CloseCode.MESSAGE_TOO_BIG, Ending.TOO_LARGE.value)
                 return

@@ -6,7 +6,7 @@ from typing import Self, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
-from websockets.frames import OP_TEXT, Frame, Opcode
+from websockets.frames import Frame, Opcode
 
 from service.engine import Engine, Sink
 from service.errors import Ending, Refusal
@@ -225,4 +225,4 @@ def handshake(path: str = "/v1/responses", headers: Sequence[str] = ()) -> bytes
 
 
 def create() -> Frame:
-    return Frame(OP_TEXT, CREATE.encode())
+    return Frame(Opcode.TEXT, CREATE.encode())

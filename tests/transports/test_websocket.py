@@ -9,16 +9,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.frames import (
-    OP_CLOSE,
-    OP_CONT,
-    OP_PING,
-    OP_PONG,
-    OP_TEXT,
-    Close,
-    Frame,
-    Opcode,
-)
+from websockets.frames import Close, Frame, Opcode
 
 from service.errors import Ending, Overloaded, SessionError
 from service.keys import KeyFile, new_key
@@ -268,11 +259,11 @@ class TestMessages:
         self, served: Served
     ) -> None:
         client = await RawClient.upgraded(served.port)
-        client.send(OP_TEXT, CREATE[:7].encode(), fin=False)
-        client.send(OP_PING, b"are you there")
-        client.send(OP_CONT, b"", fin=False)
-        assert await client.frame() == Frame(OP_PONG, b"are you there")
-        client.send(OP_CONT, CREATE[7:].encode())
+        client.send(Opcode.TEXT, CREATE[:7].encode(), fin=False)
+        client.send(Opcode.PING, b"are you there")
+        client.send(Opcode.CONT, b"", fin=False)
+        assert await client.frame() == Frame(Opcode.PONG, b"are you there")
+        client.send(Opcode.CONT, CREATE[7:].encode())
         assert event_in(await client.frame())["delta"] == "create"
         await client.close()
 
@@ -281,9 +272,9 @@ class TestMessages:
     )
     async def test_text_that_is_not_utf8_ends_it(self, served: Served, split: list[bytes]) -> None:
         client = await RawClient.upgraded(served.port)
-        client.send(OP_TEXT, split[0], fin=len(split) == 1)
+        client.send(Opcode.TEXT, split[0], fin=len(split) == 1)
         for rest in split[1:]:
-            client.send(OP_CONT, rest)
+            client.send(Opcode.CONT, rest)
         assert Close.parse((await client.frame()).data).code == 1007
         assert await (await served.engine.connected()).ended() is Ending.INVALID_FRAME
         await client.close()
@@ -292,23 +283,23 @@ class TestMessages:
         client = await RawClient.upgraded(served.port)
         euro = CREATE.replace("hi", "€").encode()
         middle = euro.index(b"\xe2") + 1
-        client.send(OP_TEXT, euro[:middle], fin=False)
-        client.send(OP_CONT, euro[middle:])
+        client.send(Opcode.TEXT, euro[:middle], fin=False)
+        client.send(Opcode.CONT, euro[middle:])
         assert event_in(await client.frame())["delta"] == "create"
         await client.close()
 
     async def test_several_messages_of_one_read_are_received_in_order(self) -> None:
         wired = Wired(Limits())
-        wired.feed(create(), Frame(OP_TEXT, b"{"), create())
+        wired.feed(create(), Frame(Opcode.TEXT, b"{"), create())
         assert len(wired.connection.received) == 2
         assert [refusal.code for refusal in wired.connection.refused] == ["invalid_json"]
         wired.lose()
 
     async def test_what_came_before_the_clients_close_is_received(self) -> None:
         wired = Wired(Limits())
-        wired.feed(create(), Frame(OP_CLOSE, Close(1000, "").serialize()))
+        wired.feed(create(), Frame(Opcode.CLOSE, Close(1000, "").serialize()))
         assert len(wired.connection.received) == 1
-        assert [frame.opcode for frame in frames_of(wired.written)] == [OP_TEXT, OP_CLOSE]
+        assert [frame.opcode for frame in frames_of(wired.written)] == [Opcode.TEXT, Opcode.CLOSE]
         assert wired.transport.half_closed
         assert wired.connection.ending is Ending.GONE
         wired.lose()
@@ -319,8 +310,10 @@ class TestMessages:
         middle = len(large) // 2
         tracemalloc.start()
         try:
-            wired.feed(Frame(OP_TEXT, large))
-            wired.feed(Frame(OP_TEXT, large[:middle], fin=False), Frame(OP_CONT, large[middle:]))
+            wired.feed(Frame(Opcode.TEXT, large))
+            wired.feed(
+                Frame(Opcode.TEXT, large[:middle], fin=False), Frame(Opcode.CONT, large[middle:])
+            )
             assert len(wired.connection.received) == 2
             wired.connection.received.clear()
             assert tracemalloc.get_traced_memory()[0] < 200 * KIB
@@ -348,8 +341,8 @@ class TestBounds:
     @pytest.mark.parametrize("limits", [Limits(message_bytes=64 * KIB)])
     async def test_fragments_count_together(self, served: Served) -> None:
         client = await RawClient.upgraded(served.port)
-        client.send(OP_TEXT, b"x" * 60 * KIB, fin=False)
-        client.send(OP_CONT, b"x" * 60 * KIB, fin=False)
+        client.send(Opcode.TEXT, b"x" * 60 * KIB, fin=False)
+        client.send(Opcode.CONT, b"x" * 60 * KIB, fin=False)
         assert event_in(await client.frame())["error"]["code"] == "message_too_large"
         assert Close.parse((await client.frame()).data).code == 1009
         await client.close()
@@ -363,8 +356,8 @@ class TestBounds:
 
     async def test_endless_empty_fragments_end_it(self) -> None:
         wired = Wired(Limits())
-        wired.feed(Frame(OP_TEXT, b"", fin=False))
-        empty = Frame(OP_CONT, b"", fin=False).serialize(mask=True)
+        wired.feed(Frame(Opcode.TEXT, b"", fin=False))
+        empty = Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
         for _ in range(20):
             wired.protocol.data_received(empty * 1000)
         refusal, close = frames_of(wired.written)
@@ -374,10 +367,10 @@ class TestBounds:
 
     async def test_a_flood_of_pings_ends_it_and_a_burst_does_not(self) -> None:
         wired = Wired(Limits())
-        wired.feed(*[Frame(OP_PING, b"")] * 50)
-        assert [frame.opcode for frame in frames_of(wired.written)] == [OP_PONG] * 50
+        wired.feed(*[Frame(Opcode.PING, b"")] * 50)
+        assert [frame.opcode for frame in frames_of(wired.written)] == [Opcode.PONG] * 50
         wired.transport.writes.clear()
-        wired.feed(*[Frame(OP_PONG, b"")] * 100_000, create())
+        wired.feed(*[Frame(Opcode.PONG, b"")] * 100_000, create())
         refusal, close = frames_of(wired.written)
         assert event_in(refusal)["error"]["code"] == "too_many_control_frames"
         assert Close.parse(close.data).code == 1008
@@ -389,8 +382,8 @@ class TestBounds:
         self, served: Served
     ) -> None:
         client = await RawClient.upgraded(served.port)
-        client.send(OP_TEXT, b"{", fin=False)
-        client.send(OP_CLOSE, Close(1000, "bye").serialize())
+        client.send(Opcode.TEXT, b"{", fin=False)
+        client.send(Opcode.CLOSE, Close(1000, "bye").serialize())
         assert Close.parse((await client.frame()).data) == Close(1000, "bye")
         assert await (await served.engine.connected()).ended() is Ending.GONE
         await client.close()
@@ -398,10 +391,10 @@ class TestBounds:
     @pytest.mark.parametrize(
         "data",
         [
-            Frame(OP_TEXT, b"{}").serialize(mask=False),
+            Frame(Opcode.TEXT, b"{}").serialize(mask=False),
             bytes((0xC1, 0x80)) + b"mask",
             bytes((0x83, 0x80)) + b"mask",
-            Frame(OP_CONT, b"{}").serialize(mask=True),
+            Frame(Opcode.CONT, b"{}").serialize(mask=True),
         ],
         ids=["unmasked", "reserved bit", "reserved opcode", "nothing to continue"],
     )
@@ -426,7 +419,7 @@ class TestSending:
 
     async def test_headers_are_those_of_the_library(self) -> None:
         for length in (0, 1, 125, 126, 127, 1023, 1024, 65_535, 65_536):
-            frame = Frame(OP_TEXT, bytes(length)).serialize(mask=False)
+            frame = Frame(Opcode.TEXT, bytes(length)).serialize(mask=False)
             assert _header(length) == frame[: len(frame) - length]
 
     async def test_what_one_tick_delivers_is_one_write(self) -> None:
@@ -437,7 +430,7 @@ class TestSending:
         await asyncio.sleep(0)  # the tick ends
         assert len(wired.transport.writes) == 1
         frames = frames_of(wired.written)
-        assert {frame.opcode for frame in frames} == {OP_TEXT}
+        assert {frame.opcode for frame in frames} == {Opcode.TEXT}
         assert [event_in(frame)["delta"] for frame in frames[::2]] == list("0123456789")
         wired.lose()
 
@@ -523,7 +516,7 @@ class TestSlowReaders:
             wired.connection.sink.deliver([text("x" * 1000)])
             await asyncio.sleep(0)
             wired.transport.buffered = min(wired.transport.buffered, 1100)  # the one before is out
-            wired.protocol.data_received(Frame(OP_PONG, b"").serialize(mask=True))
+            wired.protocol.data_received(Frame(Opcode.PONG, b"").serialize(mask=True))
             wired.after(seconds)
         assert not wired.transport.aborted
         wired.after(59)
@@ -564,7 +557,7 @@ class TestDeadlines:
         assert wired.transport.writes == []
         wired.after(21)
         wired.after(25)
-        assert frames_of(wired.written) == [Frame(OP_PING, b"")]
+        assert frames_of(wired.written) == [Frame(Opcode.PING, b"")]
         wired.after(32)
         assert Close.parse(frames_of(wired.written)[1].data) == Close(1001, "idle_timeout")
         assert wired.connection.ending is Ending.IDLE
@@ -592,7 +585,7 @@ class TestDeadlines:
 
     async def test_an_open_fragmented_message_must_be_finished_in_time(self) -> None:
         wired = Wired(Limits(receive_deadline=30, ping_interval=100))
-        wired.feed(Frame(OP_TEXT, b"{", fin=False), Frame(OP_PING, b""))
+        wired.feed(Frame(Opcode.TEXT, b"{", fin=False), Frame(Opcode.PING, b""))
         wired.after(31)
         assert wired.connection.ending is Ending.IDLE
         wired.lose()
@@ -613,7 +606,7 @@ class TestDeadlines:
         living = await served.engine.connected()
         dead = await RawClient.upgraded(served.port)
         connection = await served.engine.connected()
-        assert await dead.frame() == Frame(OP_PING, b"")
+        assert await dead.frame() == Frame(Opcode.PING, b"")
         assert await connection.ended() is Ending.IDLE
         await dead.close()
         assert not living.closed.is_set()
@@ -655,8 +648,8 @@ class TestEnding:
 
     async def test_an_ending_while_the_clients_close_is_read_does_not_close_twice(self) -> None:
         wired = Wired(Limits(), script=end_it)
-        wired.feed(create(), Frame(OP_CLOSE, Close(1000, "").serialize()))
-        assert [frame.opcode for frame in frames_of(wired.written)] == [OP_CLOSE]
+        wired.feed(create(), Frame(Opcode.CLOSE, Close(1000, "").serialize()))
+        assert [frame.opcode for frame in frames_of(wired.written)] == [Opcode.CLOSE]
         wired.lose()
 
     async def test_a_client_that_closes_is_gone(self, served: Served) -> None:
@@ -670,7 +663,7 @@ class TestEnding:
     async def test_a_client_that_vanishes_in_a_turn_is_gone(self, served: Served, how: str) -> None:
         served.engine.script = stream_until_closed
         client = await RawClient.upgraded(served.port)
-        client.send(OP_TEXT, CREATE.encode())
+        client.send(Opcode.TEXT, CREATE.encode())
         connection = await served.engine.connected()
         await client.frame()
         if how == "reset":
