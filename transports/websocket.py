@@ -230,7 +230,9 @@ class WebSocketConnection(asyncio.Protocol):
         response = plain_http(refusal)
         self._finish(Ending.GONE)
         if self._wire.eof_sent:
+            self._wire.data_to_send()  # newer releases of `websockets` answer too, in plain text
             self._transport.write(response.serialize())
+            self._half_close()
         else:
             self._wire.send_response(response)
 
@@ -333,10 +335,15 @@ class WebSocketConnection(asyncio.Protocol):
                 return
             if data:
                 self._transport.write(data)
-            elif self._transport.can_write_eof():
-                self._transport.write_eof()  # only half: closing on unread bytes loses our last words
             else:
-                self._transport.close()
+                self._half_close()
+
+    def _half_close(self) -> None:
+        """Say that nothing follows. Closing on unread bytes would lose our last words."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
 
 def warn_if_slow() -> None:
