@@ -127,6 +127,9 @@ class Engine:
         """Delete a stored response. Raises `NotFound`, also for another tenant's."""
         if not await self._store.delete(tenant, response_id):
             raise _not_found(response_id)
+        for connection in self._connections:
+            if connection.tenant == tenant:
+                connection.forget(response_id)
 
     async def drain(self, grace: float) -> None:
         """Let every connection go at its next turn boundary, and cut what is left after `grace` seconds."""
@@ -254,6 +257,11 @@ class Connection:
             self._cache = NodeCache(bounds, time.monotonic, self._count_eviction)
         self._cache.put(node)
 
+    def forget(self, response_id: str) -> None:
+        """Let go of a node, if it is held."""
+        if self._cache:
+            self._cache.discard((self.tenant, response_id))
+
     def deliver(self, events: Sequence[Event]) -> None:
         """Send events to the client."""
         if self._closed is None:
@@ -272,7 +280,7 @@ class Connection:
                 case Begin():
                     self._begin(effect)
                 case Forget():
-                    self._forget(effect.response_id)
+                    self.forget(effect.response_id)
                 case End():
                     self._sink.end(effect.error)
 
@@ -280,10 +288,6 @@ class Connection:
         self._turns += 1
         task = asyncio.get_running_loop().create_task(self._run(begin))
         self._tasks[begin.stream_id] = task
-
-    def _forget(self, response_id: str) -> None:
-        if self._cache:
-            self._cache.discard((self.tenant, response_id))
 
     async def _run(self, begin: Begin) -> None:
         began = time.monotonic()

@@ -4,6 +4,7 @@ Pure rules: defaults, inheritance and the refusals that need no model server. Th
 docs/protocol.md.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,16 @@ from service.conversation import DurableNode, Node
 from service.errors import Refusal
 from turnwire.v1 import items_pb2, responses_pb2
 
+_RANGES = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_logprobs": (0, 20),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "max_output_tokens": (1, math.inf),
+    "max_tool_calls": (1, math.inf),
+}
+_WORDS = {"tool_choice_mode": ("none", "auto", "required"), "truncation": ("disabled", "auto")}
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
 
 
@@ -44,6 +55,7 @@ def understand(create: responses_pb2.CreateResponse, parent: Node | None) -> Req
     """Apply the rules. Raises `Refusal` for what the protocol refuses."""
     settings = create.settings
     _check_supported(settings)
+    _check_ranges(settings)
     _check_metadata(settings)
     items = new_items(create)
     return Request(
@@ -117,6 +129,17 @@ def _check_supported(settings: responses_pb2.Settings) -> None:
             "'conversation' is not supported; continue with 'previous_response_id'.",
             "conversation",
         )
+
+
+def _check_ranges(settings: responses_pb2.Settings) -> None:
+    for field, value in settings.ListFields():
+        if (bounds := _RANGES.get(field.name)) and not bounds[0] <= value <= bounds[1]:
+            message = f"'{field.name}' must be between {bounds[0]:g} and {bounds[1]:g}."
+            raise Refusal("invalid_value", message, field.name)
+        if (words := _WORDS.get(field.name)) and value not in words:
+            name = field.name.removesuffix("_mode")
+            message = f"'{name}' must be one of {', '.join(map(repr, words))}."
+            raise Refusal("invalid_value", message, name)
 
 
 def _check_metadata(settings: responses_pb2.Settings) -> None:

@@ -6,7 +6,7 @@ only once a response that is to be stored is durable.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -142,10 +142,10 @@ class _Run:
         """Run it. Raises `ModelError` if the model server fails."""
         if self._request.generate:
             self._caller.deliver(self._turn.begin())
-            rendered = await self._generate()
+            rendered = await self._watched(self._generate)
         else:
             self._caller.deliver(self._turn.created())
-            rendered = await self._backend.prepare(self._prompt())
+            rendered = await self._watched(self._prepare)
         self._turn.settle(int(time.time()))
         node = self._seal(rendered)
         if isinstance(node, DurableNode):
@@ -154,14 +154,24 @@ class _Run:
         self._caller.deliver(self._turn.ended())
         return node
 
-    async def _generate(self) -> Rendered | None:
+    async def _watched(
+        self, work: "Callable[[_Silence], Awaitable[Rendered | None]]"
+    ) -> Rendered | None:
+        """Have the model server work for as long as it shows signs of life."""
         try:
             async with asyncio.timeout(None) as deadline:
                 with _Silence(self._turn, self._caller, self._patience, deadline) as silence:
-                    await self._pass_on(silence)
+                    return await work(silence)
         except TimeoutError:
             message = f"The model server said nothing for {self._patience.stall:g} seconds."
             raise ModelError("server_error", message) from None
+
+    async def _prepare(self, silence: "_Silence") -> Rendered | None:
+        del silence  # a warm-up says nothing
+        return await self._backend.prepare(self._prompt())
+
+    async def _generate(self, silence: "_Silence") -> Rendered | None:
+        await self._pass_on(silence)
         if (finished := self._turn.finished) is None:
             raise ModelError("server_error", "The model server stopped in the middle.")
         metrics = self._caller.metrics

@@ -70,7 +70,7 @@ class _Latch:
 
     def __init__(self, question: Callable[[], bool]) -> None:
         self._question = question
-        self._answered = False
+        self._answered = question()
 
     def __call__(self) -> bool:
         self._answered = self._answered or self._question()

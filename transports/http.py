@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.engine import Engine
-from service.errors import NotFound, Refusal
+from service.errors import NotFound, Refusal, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
 from transports.keepalive import Wheel
@@ -59,6 +59,13 @@ class HeadTooLarge(Refusal):
         super().__init__("head_too_large", f"Headers may have at most {_HEAD_BYTES} bytes.")
 
 
+_WEBSOCKET_ONLY: Final = Refusal(
+    "unsupported_transport",
+    f"Responses are served over WebSocket: connect to {PATHS[0]}. Plain HTTP is not supported yet.",
+)
+"""400, because clients that fall back to HTTP retry most other statuses."""
+
+
 class HttpServer:
     """A server that listens, until it is stopped."""
 
@@ -93,7 +100,7 @@ async def serve(engine: Engine, keys: Keys, limits: Limits, address: Address) ->
 
 async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:
     """Serve the API with an endpoint that the caller keeps hold of."""
-    config = configure(api(), endpoint.limits, endpoint.wheel)
+    config = configure(api(endpoint.keys), endpoint.limits, endpoint.wheel)
     config.ws = cast("type[asyncio.Protocol]", functools.partial(WebSocketConnection, endpoint))
     return await HttpServer.start(config, address)
 
@@ -127,10 +134,21 @@ def configure(app: ASGIApp, limits: Limits, wheel: Wheel) -> Config:
     )
 
 
-def api() -> Starlette:
-    """Return the HTTP face."""
+def api(keys: Keys) -> Starlette:
+    """Return the HTTP face: it says what to do instead."""
+
+    async def post(request: Request) -> Response:
+        try:
+            keys.tenant_of(request.headers.get("Authorization"))
+        except Unauthenticated as refusal:
+            return say(refusal)
+        return say(_WEBSOCKET_ONLY)
+
     app = Starlette(
-        routes=[Route(path, _upgrade_required) for path in PATHS],
+        routes=[
+            *(Route(path, _upgrade_required) for path in PATHS),
+            *(Route(path, post, methods=["POST"]) for path in PATHS),
+        ],
         exception_handlers={404: _not_found, 405: _not_found},
     )
     app.router.redirect_slashes = False

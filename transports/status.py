@@ -28,6 +28,6 @@ STATUS = {
     Ending.IDLE: Status(1001, grpc.StatusCode.DEADLINE_EXCEEDED),
     Ending.AGE: Status(1001, grpc.StatusCode.UNAVAILABLE),
     Ending.DRAIN: Status(1012, grpc.StatusCode.UNAVAILABLE),
-    Ending.OVERLOADED: Status(1013, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    Ending.OVERLOADED: Status(1013, grpc.StatusCode.UNAVAILABLE),
     Ending.INTERNAL: Status(1011, grpc.StatusCode.INTERNAL),
 }

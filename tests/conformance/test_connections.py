@@ -193,6 +193,18 @@ async def test_a_silent_model_keeps_its_client_informed_and_fails_in_the_end(
     assert [event.sequence_number for event in heard] == list(range(len(heard)))
 
 
+async def test_a_warm_up_that_hangs_keeps_its_client_informed_and_fails_in_the_end(
+    tmp_path: Path, connect: Connect
+) -> None:
+    limits = EngineLimits(patience=Patience(keepalive=0.02, stall=0.2))
+    slow = Simulator(speed=Speed(prefill=60.0))
+    async with serving(slow, tmp_path, limits) as server, connect(server, server.alice) as client:
+        heard = await Conversation(client).ask("hello", generate=False)
+    assert heard.kinds[0] == "created"
+    assert heard.kinds.count("keepalive") >= 2
+    assert heard.kinds[-1] == "failed"
+
+
 async def test_more_waiting_turns_than_allowed_are_refused(
     impatient: Server, connect: Connect
 ) -> None:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from service.errors import NotFound
 from tests.conformance.clients import ROWS
 from tests.conformance.conftest import Talk
 from tests.conformance.conversation import Conversation
@@ -82,6 +83,18 @@ async def test_a_strangers_response_is_as_absent_as_one_that_never_was(
     )
     foreign.error.error.message = absent.error.error.message = ""
     assert foreign == absent
+
+
+async def test_what_is_deleted_can_no_longer_be_continued_anywhere(
+    talk: Talk, server: Server
+) -> None:
+    async with talk() as chat:
+        first = await chat.ask()
+        await server.engine.delete("alice", first.id)
+        with pytest.raises(NotFound):
+            await server.engine.get("alice", first.id)
+        heard = await chat.ask(previous_response_id=first.id)
+        assert heard.error.error.code == "previous_response_not_found"
 
 
 async def test_what_was_said_unstored_is_never_stored_later(talk: Talk) -> None:

@@ -120,6 +120,15 @@ def test_an_output_without_a_call_is_refused() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ('{"temperature":2.1}', "temperature"),
+        ('{"temperature":-1}', "temperature"),
+        ('{"top_p":7}', "top_p"),
+        ('{"top_logprobs":21}', "top_logprobs"),
+        ('{"frequency_penalty":-3}', "frequency_penalty"),
+        ('{"max_output_tokens":0}', "max_output_tokens"),
+        ('{"max_output_tokens":-1}', "max_output_tokens"),
+        ('{"truncation":"banana"}', "truncation"),
+        ('{"tool_choice":"banana"}', "tool_choice"),
         ('{"background":true}', "background"),
         ('{"conversation":"conv_1"}', "conversation"),
         ('{"conversation":{"id":"conv_1"}}', "conversation"),

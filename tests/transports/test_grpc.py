@@ -247,7 +247,7 @@ async def test_a_full_server_refuses_the_stream(serving: Faces) -> None:
     face = await serving()
     face.engine.full = True
     call = face.stub.Connect()
-    assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+    assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "overloaded")
     assert await call.details() == "Too many connections. Retry later."
 
 

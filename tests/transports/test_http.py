@@ -8,6 +8,7 @@ import socket
 import httpx
 import pytest
 
+from service.errors import Unauthenticated
 from service.keys import Anonymous
 from service.limits import Limits
 from tests.transports.conftest import Served
@@ -31,7 +32,7 @@ async def test_a_plain_get_is_told_to_upgrade(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/v1/responses"), ("GET", "/"), ("GET", "/v1/responses/"), ("DELETE", "/v1/x")],
+    [("DELETE", "/v1/responses"), ("GET", "/"), ("GET", "/v1/responses/"), ("POST", "/v1/x")],
 )
 async def test_anything_else_is_not_found_in_the_apis_shape(
     url: str, method: str, path: str
@@ -42,6 +43,26 @@ async def test_anything_else_is_not_found_in_the_apis_shape(
     assert set(answer.json()["error"]) == {"type", "code", "message", "param"}
     assert answer.json()["error"]["code"] == "not_found"
     assert "server" not in answer.headers
+
+
+async def test_a_post_is_told_to_use_the_websocket(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answer = await client.post("/v1/responses", json={"model": "m"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "unsupported_transport"
+
+
+class NoKeyWillDo:
+    def tenant_of(self, authorization: str | None) -> str:
+        raise Unauthenticated
+
+
+@pytest.mark.parametrize("keys", [NoKeyWillDo()])
+async def test_a_post_without_a_key_is_told_so_first(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answer = await client.post("/v1/responses", json={"model": "m"})
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
 async def test_a_websocket_may_follow_a_request_on_its_connection(served: Served) -> None:

@@ -95,7 +95,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes a stored response. NOT_FOUND is also the answer for another tenant's.
+        """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
+        keeps the conversation. NOT_FOUND is also the answer for another tenant's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

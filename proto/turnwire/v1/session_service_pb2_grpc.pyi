@@ -45,7 +45,9 @@ class SessionServiceStub:
     Get: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]
     """Returns a stored response. NOT_FOUND is also the answer for another tenant's."""
     Delete: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteRequest, _session_service_pb2.DeleteResponse]
-    """Deletes a stored response. NOT_FOUND is also the answer for another tenant's."""
+    """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
+    keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CancelRequest, _session_service_pb2.CancelResponse]
     """Cancels a response that is being made. UNIMPLEMENTED in this version."""
     ListInputItems: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListInputItemsRequest, _session_service_pb2.ListInputItemsResponse]
@@ -70,7 +72,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Get: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]  # type: ignore[assignment]
     """Returns a stored response. NOT_FOUND is also the answer for another tenant's."""
     Delete: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteRequest, _session_service_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Deletes a stored response. NOT_FOUND is also the answer for another tenant's."""
+    """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
+    keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+    """
     Cancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CancelRequest, _session_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels a response that is being made. UNIMPLEMENTED in this version."""
     ListInputItems: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListInputItemsRequest, _session_service_pb2.ListInputItemsResponse]  # type: ignore[assignment]
@@ -110,7 +114,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteResponse, _abc.Awaitable[_session_service_pb2.DeleteResponse]]:
-        """Deletes a stored response. NOT_FOUND is also the answer for another tenant's."""
+        """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
+        keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+        """
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -94,9 +94,8 @@ class Simulator:
     async def prepare(self, prompt: Prompt) -> Rendered:
         """Compute the prompt, so that the turn that continues it finds it cached."""
         reading = self._read(prompt)
-        self._cache.keep(reading, [])
         await _pause(self._speed.prefill * reading.uncached)
-        return rendered(reading.lines)
+        return reading.new
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Generate what the prompt asks for. Raises `ModelError` where it is told to fail."""
@@ -128,20 +127,21 @@ class Simulator:
     def _read(self, prompt: Prompt) -> Reading:
         """Compute the prompt. Of its history only what never was rendered is rendered."""
         before = [preamble(prompt.settings), *map(history, prompt.history)]
-        lines = lines_of(prompt.input)
-        reading = self._cache.read(prompt.tenant, before, lines)
+        new = rendered(lines_of(prompt.input))
+        reading = self._cache.read(prompt.tenant, before, new)
         self.prefilled_tokens += reading.uncached
         return reading
 
     def _finished(self, reading: Reading, spoken: Sequence[Spoken], reason: _Reason) -> Finished:
-        self._cache.keep(reading, said := spoken_lines(spoken))
+        said = rendered(spoken_lines(spoken))
+        self._cache.keep(reading, said)
         return Finished(
             reason=reason,
             input_tokens=reading.tokens,
             cached_tokens=reading.cached,
             output_tokens=sum(isinstance(act, TOKENS) for act in spoken),
             reasoning_tokens=sum(isinstance(act, ReasoningText) for act in spoken),
-            rendered=rendered([*reading.lines, *said]),
+            rendered=Rendered(reading.new.data + said.data, reading.new.tokens + said.tokens),
         )
 
 

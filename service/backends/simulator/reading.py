@@ -1,27 +1,37 @@
 """How a simulated model reads: items as lines of text, and a prefix cache like that of real servers."""
 
-import itertools
+import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from service.backends import CallText, CustomCallBegins, FunctionCallBegins, RefusalText, Text
+from service.backends import (
+    CallText,
+    CustomCallBegins,
+    FunctionCallBegins,
+    ItemEnds,
+    ReasoningText,
+    RefusalText,
+    Text,
+)
 from service.backends.simulator.acts import Spoken
 from service.conversation import Rendered, Segment
 from turnwire.v1 import items_pb2, responses_pb2
 
 DIALECT = "simulator"
-Line: TypeAlias = tuple[str, str]  # who says it, and what
+Line: TypeAlias = tuple[str, str]
+"""An item: who says it, and what."""
+_PIECE = struct.Struct("<qI")
+"""An item, rendered: what recognises it, and how many tokens it has."""
 
 
 class Reading(NamedTuple):
     """A prompt that was computed."""
 
-    tenant: str
-    before: Sequence[Rendered]
-    """Instructions and tools, then each turn of the history."""
-    lines: Sequence[Line]
-    """What is new."""
+    key: int
+    """Stands for all of it."""
+    new: Rendered
+    """This turn's input."""
     tokens: int
     cached: int
 
@@ -34,53 +44,45 @@ class Reading(NamedTuple):
 class PrefixCache:
     """Knows by content which prefixes were computed, salted per tenant; forgets the oldest.
 
-    History is known by whole turns, what is new by single items: who resends a conversation in
-    full finds it as much cached as who continues it.
+    It goes by items: who resends a conversation finds it as much cached as who continues it.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._known: OrderedDict[int, None] = OrderedDict()
 
-    def read(self, tenant: str, before: Sequence[Rendered], lines: Sequence[Line]) -> Reading:
+    def read(self, tenant: str, before: Iterable[Rendered], new: Rendered) -> Reading:
         """Compute a prompt, counting what at its beginning was known."""
-        prompt = [*before, *_pieces(lines)]
-        keys = _chain(tenant, prompt)
-        known = itertools.takewhile(lambda key: key in self._known, keys)
-        cached = sum(piece.tokens for piece, _ in zip(prompt, known, strict=False))
-        self._keep(keys)
-        return Reading(tenant, before, lines, sum(piece.tokens for piece in prompt), cached)
+        key, tokens, cached = hash(tenant), 0, 0
+        data = b"".join([*(part.data for part in before), new.data])
+        for piece, size in _PIECE.iter_unpack(data):
+            key = hash((key, piece))
+            cached += size if key in self._known and cached == tokens else 0
+            tokens += size
+            self._keep(key)
+        return Reading(key, new, tokens, cached)
 
-    def keep(self, reading: Reading, spoken: Sequence[Line]) -> None:
-        """Remember what was generated, both for who continues and for who resends."""
-        turn = [*reading.lines, *spoken]
-        self._keep(_chain(reading.tenant, [*reading.before, rendered(turn)]))
-        self._keep(_chain(reading.tenant, [*reading.before, *_pieces(turn)]))
+    def keep(self, reading: Reading, spoken: Rendered) -> None:
+        """Remember what was generated after a prompt."""
+        key = reading.key
+        for piece, _ in _PIECE.iter_unpack(spoken.data):
+            key = hash((key, piece))
+            self._keep(key)
 
-    def _keep(self, keys: Iterable[int]) -> None:
-        for key in keys:
-            self._known[key] = None
-            self._known.move_to_end(key)
-        while len(self._known) > self._size:
+    def _keep(self, key: int) -> None:
+        self._known[key] = None
+        self._known.move_to_end(key)
+        if len(self._known) > self._size:
             self._known.popitem(last=False)
-
-
-def _chain(tenant: str, pieces: Iterable[Rendered]) -> list[int]:
-    """Return a key for each prefix. Python keeps the hash of bytes: old pieces cost nothing."""
-    keys = [hash(tenant)]
-    for piece in pieces:
-        keys.append(hash((keys[-1], piece.data)))
-    return keys[1:]
 
 
 def preamble(settings: responses_pb2.Settings) -> Rendered:
     """Render what precedes the conversation: instructions and tools."""
     tools = b"".join(tool.SerializeToString(deterministic=True) for tool in settings.tools)
-    lines: list[Line] = [
-        ("instructions", settings.instructions),
-        *lines_of(settings.instruction_items),
-    ]
-    return _counted(rendered(lines).data + tools)
+    items = b"".join(
+        item.SerializeToString(deterministic=True) for item in settings.instruction_items
+    )
+    return _piece(settings.instructions.encode() + items + tools)
 
 
 def history(segment: Segment) -> Rendered:
@@ -91,19 +93,14 @@ def history(segment: Segment) -> Rendered:
 
 
 def rendered(lines: Iterable[Line]) -> Rendered:
-    """Render items, so that a turn reads the same as it was said and as it was kept."""
-    pieces = list(_pieces(lines))
+    """Render items, so that each reads the same as it was said and as it was kept."""
+    pieces = [_piece(f"<{speaker}>{said}\n".encode()) for speaker, said in lines]
     return Rendered(b"".join(piece.data for piece in pieces), sum(piece.tokens for piece in pieces))
 
 
-def _pieces(lines: Iterable[Line]) -> Iterator[Rendered]:
-    for speaker, said in itertools.groupby(lines, key=lambda line: line[0]):
-        text = "".join(text for _, text in said)
-        yield _counted(f"<{speaker}>{text}\n".encode())
-
-
-def _counted(data: bytes) -> Rendered:
-    return Rendered(data, -(-len(data) // 4))
+def _piece(text: bytes) -> Rendered:
+    tokens = -(-len(text) // 4)
+    return Rendered(_PIECE.pack(hash(text), tokens), tokens)
 
 
 def lines_of(items: Iterable[items_pb2.Item]) -> list[Line]:
@@ -136,13 +133,18 @@ def _text(parts: Iterable[items_pb2.ContentPart]) -> str:
 
 def spoken_lines(spoken: Iterable[Spoken]) -> list[Line]:
     """Return what the items that this output becomes will say."""
-    lines: list[Line] = []
+    items: list[tuple[str, list[str]]] = []
+    speaker = ""
     for act in spoken:
         match act:
             case Text(text) | RefusalText(text):
-                lines.append(("assistant", text))
+                if speaker != "assistant":
+                    items.append((speaker := "assistant", []))
+                items[-1][1].append(text)
             case FunctionCallBegins(name) | CustomCallBegins(name):
-                lines.append((f"call {name}", ""))
+                items.append((speaker := f"call {name}", []))
             case CallText(text):
-                lines.append((lines[-1][0], text))
-    return lines
+                items[-1][1].append(text)
+            case ItemEnds() | ReasoningText():
+                speaker = ""
+    return [(speaker, "".join(said)) for speaker, said in items]

@@ -227,6 +227,21 @@ async def test_a_conversation_sent_again_in_full_is_as_much_cached() -> None:
     assert again.cached_tokens >= first.rendered.tokens
 
 
+async def test_a_chain_sent_again_in_full_is_as_much_cached_as_the_chain_itself() -> None:
+    simulator = Simulator()
+    history: list[Segment] = []
+    items: list[items_pb2.Item] = []
+    for number in range(4):
+        asked = [user(f"{number} and a note"), user("#sim text 3")]
+        turn = finished(await produced(simulator, prompt(*asked, history=history)))
+        assert turn.rendered
+        history.append(Segment(None, [], {"simulator": turn.rendered}))
+        items += [*asked, assistant("every turn carries")]
+    chained = finished(await produced(simulator, prompt(user("go"), history=history)))
+    resent = finished(await produced(simulator, prompt(*items, user("go on"))))
+    assert resent.cached_tokens == chained.cached_tokens
+
+
 async def test_the_cache_is_not_shared_between_tenants() -> None:
     simulator = Simulator()
     await produced(simulator, prompt(user("a secret")))
