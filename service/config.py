@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine import EngineLimits
 from service.limits import MIB, Limits
-from service.runner import Patience
+from service.runner import TurnLimits
 from service.session import SessionLimits
 
 _PREFIX = "TURNWIRE_"
@@ -76,6 +76,9 @@ class Config(BaseSettings):
     max_waiting_turns: int = Field(64, ge=1, description="turns that wait on a connection")
     max_lanes: int = Field(32, ge=1, description="named lanes in a connection's life")
     max_message_bytes: int = Field(64 * MIB, ge=1024, description="the largest client message")
+    max_conversation_bytes: int = Field(
+        64 * MIB, ge=1024, description="the longest conversation, in bytes of its items"
+    )
     max_outbound_bytes: int = Field(
         4 * MIB, ge=1024, description="unsent bytes beyond which a connection's turns wait"
     )
@@ -148,7 +151,11 @@ class Config(BaseSettings):
             session=SessionLimits(
                 active=self.max_active_turns, lanes=self.max_lanes, waiting=self.max_waiting_turns
             ),
-            patience=Patience(keepalive=self.keepalive_seconds, stall=self.stall_seconds),
+            turn=TurnLimits(
+                keepalive=self.keepalive_seconds,
+                stall=self.stall_seconds,
+                conversation_bytes=self.max_conversation_bytes,
+            ),
             connections=self.max_connections,
             connection_age=self.connection_age_seconds,
             connection_cache_bytes=self.connection_cache_bytes,

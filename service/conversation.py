@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from turnwire.v1 import items_pb2, responses_pb2
 
+_STRING = 128  # what a short string in a set weighs in Python beyond its characters
 _OVERHEAD = 512
 """Bytes that a segment or a node weighs in Python beyond its contents."""
 
@@ -29,7 +30,7 @@ class Segment:
     again only where no rendering of them is left.
     """
 
-    __slots__ = ("_items", "parent", "rendered")
+    __slots__ = ("_items", "length", "parent", "rendered")
 
     def __init__(
         self,
@@ -39,6 +40,8 @@ class Segment:
     ) -> None:
         self.parent = parent
         self._items = items_pb2.Items(items=items).SerializeToString()
+        self.length: int = len(self._items) + (parent.length if parent else 0)
+        """Bytes of all items of the conversation up to here."""
         self.rendered: dict[str, Rendered] = {} if rendered is None else rendered
         """By dialect. Filled by the backend that renders it first; losing it costs time only."""
 
@@ -77,7 +80,7 @@ class Node:
     @property
     def weight(self) -> int:
         """Bytes of memory this node holds beyond its segment, roughly."""
-        return _OVERHEAD
+        return _OVERHEAD + sum(_STRING + len(call) for call in self.pending_calls)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -95,4 +98,4 @@ class DurableNode(Node):
     @property
     def weight(self) -> int:
         """Bytes of memory this node holds beyond its segment, roughly."""
-        return _OVERHEAD + len(self.response_data)
+        return super(DurableNode, self).weight + len(self.response_data)

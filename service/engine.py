@@ -19,7 +19,7 @@ from service.conversation import Node
 from service.errors import Ending, ModelError, NotFound, Overloaded, Refusal, SessionError
 from service.metrics import Metrics, TransportMetrics
 from service.router import Router
-from service.runner import Patience, Runner
+from service.runner import Runner, TurnLimits
 from service.session import Begin, End, Forget, Session, SessionLimits, Step
 from service.store import Store
 from turnwire.delta import Event
@@ -58,7 +58,7 @@ class EngineLimits:
     """What the engine allows, in seconds and bytes."""
 
     session: SessionLimits = field(default_factory=SessionLimits)
-    patience: Patience = field(default_factory=Patience)
+    turn: TurnLimits = field(default_factory=TurnLimits)
     connections: int = 20_000
     connection_age: float = 3600.0
     connection_cache_bytes: int = 32 * 1024 * 1024
@@ -72,7 +72,7 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.metrics = metrics
-        self.runner = Runner(router, store, metrics, limits.patience)
+        self.runner = Runner(router, store, metrics, limits.turn)
         self._router = router
         self._store = store
         self._connections: set[Connection] = set()
@@ -267,8 +267,13 @@ class Connection:
         if self._closed is None:
             self._sink.deliver(events)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client has so much left to read that nothing more should be produced."""
+        return self._sink.congested
+
     async def ready(self) -> None:
-        """Return when the client has read enough for more to be produced."""
+        """Return when the client is no longer behind."""
         if self._sink.congested:
             await self._sink.drained()
 

@@ -22,6 +22,11 @@ _RANGES = {
     "max_tool_calls": (1, math.inf),
 }
 _WORDS = {"tool_choice_mode": ("none", "auto", "required"), "truncation": ("disabled", "auto")}
+_CALLS = {"function_call", "custom_tool_call"}
+_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
+_CALLS_AND_OUTPUTS = _CALLS | _OUTPUTS
+_OPEN_CALLS = 1024
+_ITEMS = 65_536  # of one request
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
 
 
@@ -69,6 +74,19 @@ def understand(create: responses_pb2.CreateResponse, parent: Node | None) -> Req
     )
 
 
+def check_size(create: responses_pb2.CreateResponse, parent: Node | None, most_bytes: int) -> None:
+    """Refuse what would make a conversation larger than any may be."""
+    if len(create.input) > _ITEMS:
+        raise Refusal("invalid_value", f"At most {_ITEMS} items may be sent at once.", "input")
+    before = parent.segment.length if parent else 0
+    if before + create.ByteSize() > most_bytes:
+        raise Refusal(
+            "context_length_exceeded",
+            f"A conversation may have at most {most_bytes} bytes here. Begin a new one.",
+            "input",
+        )
+
+
 def new_items(create: responses_pb2.CreateResponse) -> Sequence[items_pb2.Item]:
     """Return the input as items; a plain string is one user message."""
     if not create.HasField("input_text"):
@@ -82,13 +100,15 @@ def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> fr
 
     Raises `Refusal` for an output that answers no call: a model cannot make sense of it.
     """
+    if not any(item.WhichOneof("kind") in _CALLS_AND_OUTPUTS for item in items):
+        return before
     pending = set(before)
     answered: set[str] = set()
     for item in items:
         kind = item.WhichOneof("kind")
-        if kind in {"function_call", "custom_tool_call"}:
+        if kind in _CALLS:
             pending.add(getattr(item, kind).call_id)
-        elif kind in {"function_call_output", "custom_tool_call_output"}:
+        elif kind in _OUTPUTS:
             call_id = getattr(item, kind).call_id
             if call_id not in pending and call_id not in answered:
                 raise Refusal(
@@ -98,6 +118,8 @@ def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> fr
                 )
             pending.discard(call_id)
             answered.add(call_id)
+    if len(pending) > _OPEN_CALLS:
+        raise Refusal("invalid_value", f"More than {_OPEN_CALLS} calls have no output.", "input")
     return frozenset(pending)
 
 

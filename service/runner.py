@@ -17,8 +17,9 @@ from service import ids
 from service.backends import Backend, Prompt
 from service.conversation import DurableNode, Node, Rendered, Segment
 from service.errors import ModelError, Refusal
+from service.limits import MIB
 from service.metrics import Metrics, TransportMetrics
-from service.request import Request, pending_calls, understand
+from service.request import Request, check_size, pending_calls, understand
 from service.router import Router
 from service.session import Begin
 from service.store import Store
@@ -32,13 +33,15 @@ _DEFECT = ModelError("server_error", "The server failed to process the response.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long a turn puts up with a model server that says nothing, in seconds."""
+class TurnLimits:
+    """What a turn puts up with, in seconds and bytes."""
 
     keepalive: float = 30.0
-    """After this long the client is told that its turn still runs."""
+    """After this long a silence of the model server the client is told that its turn still runs."""
     stall: float = 600.0
-    """After this long the turn fails."""
+    """After this long a silence of the model server the turn fails."""
+    conversation_bytes: int = 64 * MIB
+    """The longest conversation, in bytes of its items."""
 
 
 class Caller(Protocol):
@@ -58,18 +61,22 @@ class Caller(Protocol):
     def deliver(self, events: Sequence[Event]) -> None:
         """Send events to the client."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether the client has so much left to read that nothing more should be produced."""
+
     async def ready(self) -> None:
-        """Return when the client has read enough for more to be produced."""
+        """Return when the client is no longer behind."""
 
 
 class Runner:
     """Runs turns."""
 
-    def __init__(self, router: Router, store: Store, metrics: Metrics, patience: Patience) -> None:
+    def __init__(self, router: Router, store: Store, metrics: Metrics, limits: TurnLimits) -> None:
         self._router = router
         self._store = store
         self._hydrations = metrics.hydrations
-        self._patience = patience
+        self._limits = limits
 
     async def run(self, begin: Begin, caller: Caller) -> Node | None:
         """Run a turn to its end and return its node; None if it cannot be continued.
@@ -84,7 +91,7 @@ class Runner:
             return None
         turn = Turn(_response(request), begin.stream_id, ids.item_id)
         try:
-            return await _Run(request, backend, turn, caller, self._patience).run(self._store)
+            return await _Run(request, backend, turn, caller, self._limits).run(self._store)
         except ModelError as error:
             caller.deliver(turn.fail(error))
         except asyncio.CancelledError:
@@ -100,6 +107,7 @@ class Runner:
         parent = None
         if create.settings.HasField("previous_response_id"):
             parent = await self._hydrate(create.settings.previous_response_id, caller)
+        check_size(create, parent, self._limits.conversation_bytes)
         return understand(create, parent)
 
     async def _hydrate(self, response_id: str, caller: Caller) -> Node:
@@ -129,17 +137,18 @@ class _Run:
     """One turn under way."""
 
     def __init__(
-        self, request: Request, backend: Backend, turn: Turn, caller: Caller, patience: Patience
+        self, request: Request, backend: Backend, turn: Turn, caller: Caller, limits: TurnLimits
     ) -> None:
         self._request = request
         self._backend = backend
         self._turn = turn
         self._caller = caller
-        self._patience = patience
+        self._limits = limits
         self._began = time.perf_counter()
 
     async def run(self, store: Store) -> Node:
         """Run it. Raises `ModelError` if the model server fails."""
+        await self._caller.ready()
         if self._request.generate:
             self._caller.deliver(self._turn.begin())
             rendered = await self._watched(self._generate)
@@ -151,6 +160,7 @@ class _Run:
         if isinstance(node, DurableNode):
             await store.put(node)
         self._caller.keep(node)
+        await self._caller.ready()
         self._caller.deliver(self._turn.ended())
         return node
 
@@ -160,10 +170,10 @@ class _Run:
         """Have the model server work for as long as it shows signs of life."""
         try:
             async with asyncio.timeout(None) as deadline:
-                with _Silence(self._turn, self._caller, self._patience, deadline) as silence:
+                with _Silence(self._turn, self._caller, self._limits, deadline) as silence:
                     return await work(silence)
         except TimeoutError:
-            message = f"The model server said nothing for {self._patience.stall:g} seconds."
+            message = f"The model server said nothing for {self._limits.stall:g} seconds."
             raise ModelError("server_error", message) from None
 
     async def _prepare(self, silence: "_Silence") -> Rendered | None:
@@ -232,10 +242,10 @@ class _Silence:
     """Notices a model server that says nothing: tells the client, and in the end gives up."""
 
     def __init__(
-        self, turn: Turn, caller: Caller, patience: Patience, deadline: asyncio.Timeout
+        self, turn: Turn, caller: Caller, limits: TurnLimits, deadline: asyncio.Timeout
     ) -> None:
         self._turn, self._caller = turn, caller
-        self._patience, self._deadline = patience, deadline
+        self._limits, self._deadline = limits, deadline
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self.unbroken = True
@@ -254,14 +264,16 @@ class _Silence:
         self._since = self._loop.time()
 
     def _look_later(self) -> None:
-        self._timer = self._loop.call_later(self._patience.keepalive, self._look)
+        self._timer = self._loop.call_later(self._limits.keepalive, self._look)
 
     def _look(self) -> None:
+        if self._caller.behind:  # then it is the client that keeps its model waiting
+            self._since = self._loop.time()
         silent = self._loop.time() - self._since
-        if silent >= self._patience.stall:
+        if silent >= self._limits.stall:
             self._deadline.reschedule(self._loop.time())
             return
-        if silent >= self._patience.keepalive:
+        if silent >= self._limits.keepalive:
             self._caller.deliver(self._turn.keepalive())
         self._look_later()
 

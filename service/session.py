@@ -97,7 +97,7 @@ class Session:
         except _Unaddressed as refusal:
             return Step([refusal.event()])
         except Refusal as refusal:
-            return Step([_addressed(refusal, stream_id)])
+            return Step([_addressed(refusal.event(), stream_id)])
 
     def finished(self, stream_id: str | None, response_id: str) -> Step:
         """A turn ended and its response can be continued."""
@@ -120,7 +120,7 @@ class Session:
     def leave(self, ending: Ending, message: str) -> Step:
         """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
         self._leaving = SessionError(ending, message)
-        refused = [_addressed(_moved(message), stream_id) for stream_id in self._order]
+        refused = [_addressed(_moved(message).event(), stream_id) for stream_id in self._order]
         self._order.clear()
         self._waiting_bytes = 0
         for lane in self._lanes.values():
@@ -133,7 +133,7 @@ class Session:
             case "create":
                 return self._create(event.create, stream_id)
             case "steer":
-                return Step([_steering_refused(event.steer)])
+                return Step([_addressed(_steering_refused(event.steer), stream_id)])
             case _:
                 expected = "'response.create' or 'response.steer'"
                 message = f"Unknown event type: 'type' must be {expected}."
@@ -209,8 +209,7 @@ class _Unaddressed(Refusal):
     """A refusal that no lane is told, because the lane's name is what is wrong."""
 
 
-def _addressed(refusal: Refusal, stream_id: str | None) -> events_pb2.ServerEvent:
-    event = refusal.event()
+def _addressed(event: events_pb2.ServerEvent, stream_id: str | None) -> events_pb2.ServerEvent:
     if stream_id is not None:
         event.stream_id = stream_id
     return event

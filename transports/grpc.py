@@ -1,5 +1,6 @@
 """The gRPC face: authenticates, decodes, and says failures as statuses."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Never, TypeVar
 
@@ -119,19 +120,29 @@ def _answering(
 
     async def answer(request: Request, context: Context) -> Answer:
         try:
-            return await call(request, context)
-        except Refusal as refusal:
-            code, trailers = REFUSED[refusal.status], (("turnwire-code", refusal.code),)
-            await context.abort(code, refusal.message, trailers)
-        except SessionError as error:
-            await _abort(context, error)
-        except grpc.aio.BaseError:  # said already, or the peer is gone
+            return await _told(call(request, context), context)
+        except grpc.aio.AbortError:
             raise
-        except Exception:
-            _logger.exception("call_failed", transport="grpc")
-            await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
+        except grpc.aio.BaseError as over:
+            # The client has left, so nobody is there to be told; gRPC would log it as a failure.
+            raise asyncio.CancelledError from over
 
     return answer
+
+
+async def _told(answer: Awaitable[Answer], context: Context) -> Answer:
+    try:
+        return await answer
+    except Refusal as refusal:
+        trailers = (("turnwire-code", refusal.code),)
+        await context.abort(REFUSED[refusal.status], refusal.message, trailers)
+    except SessionError as error:
+        await _abort(context, error)
+    except grpc.aio.BaseError:
+        raise
+    except Exception:
+        _logger.exception("call_failed", transport="grpc")
+        await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
 
 
 async def _abort(context: Context, error: SessionError) -> Never:

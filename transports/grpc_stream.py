@@ -27,6 +27,8 @@ M = TypeVar("M", bound=Message)
 
 MESSAGE_BYTES = MIB
 """A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
+_MOST_EVENTS = 1024  # in one ConnectRequest
+_EVENTS_A_TICK = 64
 _PATIENCE = 4  # times `outbound_bytes`: what is more than this is not waited for
 _HEARTBEAT = rpc.ConnectResponse(heartbeat=rpc.Heartbeat()).SerializeToString()
 _DRAIN = rpc.ConnectResponse(drain=rpc.Drain()).SerializeToString()
@@ -58,15 +60,16 @@ class Stream:
         self._outcome: BaseException | None = None
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Add events to the next message. Cuts the stream when the bound is passed."""
+        """Add events to the next message. Cuts the stream if the bound had been passed before."""
         if self._ended:
+            return
+        if self._overfed:
+            self._cut()
             return
         for event in events:
             wire = to_wire(event)
             self._outbox.add(_prefix(len(wire)) + wire)
         self._news.set()
-        if self._overfed:
-            self._cut()
 
     @property
     def congested(self) -> bool:
@@ -107,8 +110,12 @@ class Stream:
     async def _read(self, requests: AsyncIterator[bytes], connection: Connection) -> None:
         """Read whatever the turns do, so that leaving is noticed; half-closed, let them end."""
         async for data in requests:
-            for event in parse(rpc.ConnectRequest, data).events:
+            _check_count(data)
+            for number, event in enumerate(parse(rpc.ConnectRequest, data).events, 1):
                 _receive(event, connection)
+                if number % _EVENTS_A_TICK == 0:
+                    await asyncio.sleep(0)
+            await self.drained()  # who does not read is not read from
         await connection.finished()
 
     def _read_to_end(self, reading: asyncio.Task[None]) -> None:
@@ -181,6 +188,32 @@ class Stream:
     @property
     def _unsent(self) -> int:
         return self._outbox.size + self._in_flight
+
+
+def _check_count(data: bytes) -> None:
+    """Refuse a request of very many events before it is parsed: empty ones cost two bytes each."""
+    if data.count(_EVENTS_TAG) <= _MOST_EVENTS:  # no more than this many, whatever the bytes mean
+        return
+    at = events = 0
+    while at < len(data) and data[at] == _EVENTS_TAG and events <= _MOST_EVENTS:
+        length, at = _varint(data, at + 1)
+        at += length
+        events += 1
+    if events > _MOST_EVENTS:
+        message = f"A ConnectRequest may have at most {_MOST_EVENTS} events."
+        raise SessionError(Ending.INVALID_FRAME, message)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number of protobuf's wire format; return it, and where it ends."""
+    number = shift = 0
+    while at < len(data):
+        byte, at = data[at], at + 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return number, at
 
 
 def _receive(event: events_pb2.ClientEvent, connection: Connection) -> None:

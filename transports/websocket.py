@@ -10,7 +10,7 @@ import http
 import importlib.util
 import traceback
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 import structlog
 from uvicorn.config import Config
@@ -31,6 +31,11 @@ from turnwire.delta import Event, to_json
 from turnwire.v1 import events_pb2
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+_NOTHING: Final = memoryview(b"")
+_MESSAGES_A_TICK: Final = 64
+_PART: Final = 16 * 1024  # bytes that are parsed at once: of the smallest frames, some thousands
 
 
 class MessageTooLarge(Refusal):
@@ -69,12 +74,14 @@ class WebSocketConnection(asyncio.Protocol):
         "_endpoint",
         "_fragments",
         "_heard_at",
+        "_held_up",
         "_opcode",
         "_outbox",
         "_partial_since",
         "_pinged_at",
         "_registry",
         "_transport",
+        "_unread",
         "_wire",
     )
 
@@ -95,6 +102,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._wire = Wire(endpoint.limits)
         self._connection: Connection | None = None
         self._opcode = Opcode.TEXT
+        self._unread = _NOTHING
+        self._held_up = False  # what is unread waits; the socket is not read
         self._fragments: list[bytes] = []  # of a message that comes in several frames
         self._ending: Ending | None = None  # once set, nothing more is read or delivered
         self._ended_at = self._heard_at = self._pinged_at = self._partial_since = 0.0
@@ -110,20 +119,10 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read. The handshake request comes here too, whole."""
-        now = _now()
-        self._heard_at, self._pinged_at = now, 0.0
-        try:
-            self._wire.receive_data(data)
-            for received in self._wire.events_received():
-                self._take(received)
-            self._follow_wire()
-        except Exception as defect:  # noqa: BLE001 - a defect of ours ends one connection, not the server
-            self._break(defect)
-        self._send_wire()
-        if not self._wire.receiving:
-            self._partial_since = 0.0
-        elif not self._partial_since:
-            self._partial_since = now
+        self._heard_at, self._pinged_at = _now(), 0.0
+        self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
+        if not self._held_up:
+            self._read()
 
     def eof_received(self) -> None:
         """End: a client that will not send any more is gone. The transport closes itself."""
@@ -137,6 +136,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._endpoint.wheel.discard(self)
         self._registry.discard(self)
         self._ending = self._ending or Ending.GONE
+        self._unread = _NOTHING
         self._outbox.abandon()
         if self._connection is not None:
             self._connection.close(self._ending)
@@ -150,6 +150,8 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Send what was kept back."""
         self._outbox.resume()
+        if self._held_up:
+            self._read()
 
     def shutdown(self) -> None:
         """End because uvicorn stops; after a drain the engine has ended all connections before."""
@@ -203,6 +205,50 @@ class WebSocketConnection(asyncio.Protocol):
             if self._wire.state is State.OPEN:  # not if the client's own close is being read
                 self._wire.send_close(STATUS[error.ending].close_code, error.ending.value)
             self._send_wire()
+
+    # Reading.
+
+    def _read(self) -> None:
+        """Read what has come, a bounded part a loop tick, and nothing while the client does not read.
+
+        So a flood of tiny messages holds up nobody but its sender.
+        """
+        taken = 0
+        while self._unread and taken < _MESSAGES_A_TICK and not self._outbox.congested:
+            part, self._unread = self._unread[:_PART], self._unread[_PART:]
+            taken += self._read_part(part)
+        self._unread = self._unread or _NOTHING  # an empty view would keep all that was read
+        self._hold_up(bool(self._unread))
+        if not self._wire.receiving and not self._unread:
+            self._partial_since = 0.0
+        elif not self._partial_since:
+            self._partial_since = self._heard_at
+
+    def _read_part(self, part: memoryview) -> int:
+        """Read a part, and return how many messages ended in it."""
+        events: Sequence[Request | Response | Frame] = ()
+        try:
+            self._wire.receive_data(part)  # type: ignore[arg-type]  # any bytes-like object will do
+            events = self._wire.events_received()
+            for received in events:
+                self._take(received)
+            self._follow_wire()
+        except Exception as defect:  # noqa: BLE001 - a defect of ours ends one connection, not the server
+            self._break(defect)
+        self._send_wire()
+        return len(events)
+
+    def _hold_up(self, held_up: bool) -> None:  # noqa: FBT001 - a state, not a mode
+        """Read on in a later tick, or when the client has read. Until then nothing new is taken in."""
+        if held_up and not self._outbox.paused:
+            asyncio.get_running_loop().call_soon(self._read)
+        if held_up is self._held_up or self._transport.is_closing():
+            return
+        self._held_up = held_up
+        if held_up:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     # The handshake.
 

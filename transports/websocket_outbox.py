@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _WRITE_BUFFER: Final = 64 * 1024  # what the event loop may buffer; the rest waits in the outbox
+_PROGRESS: Final = 64 * 1024  # bytes that a client must have read of what waits, each deadline
 _COMMON: Final = 1024  # frames shorter than this take their header from a table
 _HEADER_16: Final = struct.Struct("!BBH").pack
 _HEADER_64: Final = struct.Struct("!BBQ").pack
@@ -19,13 +20,13 @@ class Outbox:
         "_bound",
         "_drained",
         "_frames",
+        "_goal",
         "_held",
         "_limit",
-        "_mark",
-        "_marked_at",
-        "_paused",
         "_queued",
+        "_set_at",
         "_transport",
+        "paused",
     )
 
     def __init__(self, transport: asyncio.Transport, limit: int) -> None:
@@ -36,9 +37,10 @@ class Outbox:
         self._frames: list[bytes] = []
         self._held = 0  # bytes in `_frames`
         self._queued = 0  # bytes ever put in
-        self._mark = 0  # what was queued at `_marked_at`
-        self._marked_at = 0.0
-        self._paused = False
+        self._goal = 0  # how many of these must be sent in time
+        self._set_at = 0.0
+        self.paused = False
+        """Whether the socket is full."""
         self._drained: asyncio.Event | None = None
 
     @property
@@ -54,12 +56,12 @@ class Outbox:
     @property
     def overfull(self) -> bool:
         """Whether more is kept back than even a sink that is fed while congested may hold."""
-        return self._paused and self._held > self._bound
+        return self._held > self._bound
 
     def put(self, payloads: Sequence[bytes]) -> None:
         """Send each payload as a text frame, at the end of this loop tick."""
         frames, size = self._frames, 0
-        if not frames and not self._paused:
+        if not frames and not self.paused:
             asyncio.get_running_loop().call_soon(self._flush)
         for payload in payloads:
             length = len(payload)
@@ -71,11 +73,11 @@ class Outbox:
 
     def pause(self) -> None:
         """Keep back what is put in."""
-        self._paused = True
+        self.paused = True
 
     def resume(self) -> None:
         """Send what was kept back."""
-        self._paused = False
+        self.paused = False
         self._flush()
 
     def flush_all(self) -> None:
@@ -93,11 +95,15 @@ class Outbox:
             self._drained.set()
 
     def overdue(self, now: float, deadline: float) -> bool:
-        """Tell whether bytes have waited for longer than the deadline. Progress starts it anew."""
+        """Tell whether bytes have waited for longer than the deadline.
+
+        A client that reads on starts it anew, unless it only trickles.
+        """
         unsent = self.unsent
-        if self._queued - unsent >= self._mark:
-            self._mark, self._marked_at = self._queued, now
-        return unsent > 0 and now - self._marked_at >= deadline
+        sent = self._queued - unsent
+        if sent >= self._goal:
+            self._goal, self._set_at = min(self._queued, sent + _PROGRESS), now
+        return unsent > 0 and now - self._set_at >= deadline
 
     async def drained(self) -> None:
         """Return when no longer congested, or abandoned."""
@@ -107,7 +113,7 @@ class Outbox:
             await self._drained.wait()
 
     def _flush(self) -> None:
-        if not self._paused:
+        if not self.paused:
             self.flush_all()
         if self._drained is not None and not self.congested:
             self._drained.set()

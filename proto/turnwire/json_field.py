@@ -104,10 +104,16 @@ def string_map(value: Mapping[str, Any], _depth: int) -> Mapping[str, str]:
     raise InvalidJson("invalid_type", "Invalid type for '{param}': expected an object of strings.")
 
 
+_MOST_ELEMENTS: Final = 65_536
+"""Of one array: a large message of tiny items takes far longer to read than one of long texts."""
+
+
 def array_of(element: Mapping[type, Convert]) -> Convert:
     """Take a list whose elements are taken by their types."""
 
     def convert(values: list[Any], depth: int) -> list[Any]:
+        if len(values) > _MOST_ELEMENTS:
+            raise invalid_value(f"more than {_MOST_ELEMENTS} elements")
         converted: list[Any] = []
         try:
             for value in values:

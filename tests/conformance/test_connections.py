@@ -9,7 +9,7 @@ import pytest
 from service.backends.simulator.backend import Simulator, Speed
 from service.engine import EngineLimits
 from service.errors import Ending
-from service.runner import Patience
+from service.runner import TurnLimits
 from service.session import SessionLimits
 from tests.conformance.clients import Connect, Ended
 from tests.conformance.conftest import Talk
@@ -175,7 +175,7 @@ async def test_draining_cuts_what_takes_too_long_and_tells_its_client(
 @pytest.fixture
 async def impatient(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Server]:
     limits = EngineLimits(
-        patience=Patience(keepalive=0.02, stall=0.2),
+        turn=TurnLimits(keepalive=0.02, stall=0.2),
         session=SessionLimits(waiting=1),
         connection_age=1.0,
     )
@@ -196,7 +196,7 @@ async def test_a_silent_model_keeps_its_client_informed_and_fails_in_the_end(
 async def test_a_warm_up_that_hangs_keeps_its_client_informed_and_fails_in_the_end(
     tmp_path: Path, connect: Connect
 ) -> None:
-    limits = EngineLimits(patience=Patience(keepalive=0.02, stall=0.2))
+    limits = EngineLimits(turn=TurnLimits(keepalive=0.02, stall=0.2))
     slow = Simulator(speed=Speed(prefill=60.0))
     async with serving(slow, tmp_path, limits) as server, connect(server, server.alice) as client:
         heard = await Conversation(client).ask("hello", generate=False)

@@ -1,5 +1,6 @@
 """Nodes within a budget: who goes first, and whether the bytes add up."""
 
+import dataclasses
 import itertools
 
 from hypothesis import given
@@ -122,6 +123,12 @@ def test_evictions_are_told_with_their_reason() -> None:
     held.put(node("child", parent))
     held.put(node("other"))
     assert reasons == ["superseded", "lru"]
+
+
+def test_calls_without_an_output_weigh_something() -> None:
+    plain = node("a")
+    calls = frozenset(f"call_{number}" for number in range(100))
+    assert dataclasses.replace(plain, pending_calls=calls).weight > plain.weight + 100 * 6
 
 
 def test_putting_a_node_twice_counts_it_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from service.conversation import DurableNode, Node, Segment
 from service.errors import Refusal
-from service.request import pending_calls, understand
+from service.request import check_size, pending_calls, understand
 from turnwire import json_codec
 from turnwire.v1 import items_pb2, responses_pb2
 
@@ -101,6 +101,41 @@ def test_what_the_client_left_open_stays_open_for_the_model_server() -> None:
 def test_calls_wait_for_their_outputs() -> None:
     assert pending_calls(frozenset(), [call("a"), call("b"), output("a")]) == {"b"}
     assert pending_calls(frozenset({"a"}), [output("a")]) == frozenset()
+
+
+def test_what_does_not_change_is_not_copied() -> None:
+    before = frozenset({"a", "b"})
+    assert pending_calls(before, [items_pb2.Item(message=items_pb2.Message())]) is before
+
+
+def test_only_so_many_calls_may_be_open() -> None:
+    with pytest.raises(Refusal):
+        pending_calls(frozenset(), [call(str(number)) for number in range(1025)])
+
+
+def test_a_conversation_has_a_largest_size() -> None:
+    small = create('{"input":"hello"}')
+    check_size(small, None, 1000)
+    with pytest.raises(Refusal) as refused:
+        check_size(small, None, 5)
+    assert refused.value.code == "context_length_exceeded"
+    text = items_pb2.Item(message=items_pb2.Message(role="user", content_text="x" * 990))
+    parent = Node(
+        tenant="t",
+        id="resp_p",
+        parent_id=None,
+        segment=Segment(Segment(None, [text]), []),
+        pending_calls=frozenset(),
+    )
+    with pytest.raises(Refusal):
+        check_size(small, parent, 1000)
+
+
+def test_a_request_has_a_most_of_items() -> None:
+    many = responses_pb2.CreateResponse(input=[call("a")] * 65_537)
+    with pytest.raises(Refusal) as refused:
+        check_size(many, None, 1 << 30)
+    assert refused.value.param == "input"
 
 
 def test_a_conversation_may_be_replayed_with_calls_and_outputs_twice() -> None:

@@ -159,6 +159,13 @@ class RecordingTransport(asyncio.Transport):
         self.accepts = True
         self.aborted = False
         self.half_closed = False
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))

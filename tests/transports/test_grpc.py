@@ -305,6 +305,26 @@ async def test_opaque_json_that_is_none_is_refused_and_the_stream_lives_on(
         assert await connection.received.get() == good
 
 
+async def test_a_request_of_very_many_events_is_refused_before_it_is_read(serving: Faces) -> None:
+    face = await serving()
+    call = face.connect_bytes()
+    connection = await face.opened()
+    await call.write(b"\x0a\x00" * 1_000_000)
+    assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_frame")
+    assert connection.received.empty()
+    assert await connection.ending() == Ending.INVALID_FRAME
+
+
+async def test_many_events_may_come_in_one_request(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    create = responses_pb2.CreateResponse(input_text="\n" * 5000)  # as many bytes look like tags
+    events = [events_pb2.ClientEvent(create=create)] * 1024
+    await call.write(rpc.ConnectRequest(events=events))
+    async with asyncio.timeout(10):
+        for _ in events:
+            await connection.received.get()
+
+
 async def test_bytes_that_are_no_request_are_refused_by_calls(serving: Faces) -> None:
     get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
     get = (await serving()).channel.unary_unary(f"/{NAME}/Get")

@@ -492,6 +492,32 @@ def stream_until_closed(connection: ScriptedConnection, event: events_pb2.Client
         asyncio.get_running_loop().call_later(0.001, stream_until_closed, connection, event)
 
 
+class TestFloods:
+    async def test_tiny_messages_are_read_a_bounded_part_at_a_time(self) -> None:
+        wired = Wired(Limits())
+        wired.feed(*[Frame(Opcode.TEXT, b"")] * 20_000)
+        assert 0 < len(wired.connection.refused) < 5_000
+        assert not wired.transport.reading
+        async with asyncio.timeout(10):
+            while len(wired.connection.refused) < 20_000:
+                await asyncio.sleep(0)
+        assert wired.transport.reading
+        wired.lose()
+
+    async def test_nothing_is_read_from_a_client_that_does_not_read(self) -> None:
+        wired = Wired(Limits(outbound_bytes=200_000))
+        wired.protocol.pause_writing()
+        wired.feed(*[Frame(Opcode.TEXT, b"")] * 5000)
+        wired.feed(*[Frame(Opcode.TEXT, b"")] * 5000)
+        refused = len(wired.connection.refused)
+        await asyncio.sleep(0)
+        assert len(wired.connection.refused) == refused < 10_000
+        assert not wired.transport.reading
+        wired.protocol.resume_writing()
+        assert len(wired.connection.refused) > refused
+        wired.lose()
+
+
 class TestSlowReaders:
     @pytest.mark.parametrize("limits", [Limits(outbound_bytes=32 * KIB, send_deadline=0.2)])
     async def test_one_is_cut_after_the_deadline_and_others_are_not_disturbed(
@@ -523,6 +549,20 @@ class TestSlowReaders:
         wired.after(70)
         assert wired.transport.aborted
         assert wired.connection.ending is Ending.SLOW_READER
+        wired.lose()
+
+    async def test_one_that_reads_a_large_backlog_steadily_is_not_cut(self) -> None:
+        wired = Wired(Limits(send_deadline=10))
+        wired.transport.accepts = False
+        wired.connection.sink.deliver([text("x" * 1_000_000)])
+        await asyncio.sleep(0)
+        for seconds in range(0, 60, 5):
+            wired.transport.buffered -= 70_000
+            wired.feed(Frame(Opcode.PONG, b""))
+            wired.after(seconds)
+        assert not wired.transport.aborted
+        wired.after(66)
+        assert wired.transport.aborted
         wired.lose()
 
     async def test_far_too_much_is_cut_at_once(self) -> None:

@@ -55,11 +55,16 @@ def _typed_value(schema: Any, root: Any, depth: int) -> Any:
             names = schema.get("required", ())
             return {name: _value(properties.get(name), root, depth - 1) for name in names}
         case {"type": "array"}:
-            count = min(schema.get("minItems", 0), _LONGEST_EXAMPLE)
+            count = min(schema.get("minItems", 0), _most_elements(depth))
             return [_value(schema.get("items"), root, depth - 1) for _ in range(count)]
         case {"type": str(scalar)}:
             return _scalar(scalar, schema)
     return None
+
+
+def _most_elements(depth: int) -> int:
+    """Return how long an array may be: the deeper it lies, the shorter, for the product is bounded."""
+    return max(1, _LONGEST_EXAMPLE >> 3 * (_DEEPEST_EXAMPLE - depth))
 
 
 def _referred(reference: str, root: Any) -> Any:
