@@ -34,8 +34,8 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 _NOTHING: Final = memoryview(b"")
-_MESSAGES_A_TICK: Final = 64
-_PART: Final = 16 * 1024  # bytes that are parsed at once: of the smallest frames, some thousands
+_FRAMES_A_TICK: Final = 64
+_PART: Final = 4096  # bytes that are parsed at once: of the smallest frames, several hundred
 
 
 class MessageTooLarge(Refusal):
@@ -211,12 +211,14 @@ class WebSocketConnection(asyncio.Protocol):
     def _read(self) -> None:
         """Read what has come, a bounded part a loop tick, and nothing while the client does not read.
 
-        So a flood of tiny messages holds up nobody but its sender.
+        So a flood of tiny frames holds up nobody but its sender.
         """
-        taken = 0
-        while self._unread and taken < _MESSAGES_A_TICK and not self._outbox.congested:
-            part, self._unread = self._unread[:_PART], self._unread[_PART:]
-            taken += self._read_part(part)
+        taken, size = 0, _PART
+        while self._unread and taken < _FRAMES_A_TICK and not self._outbox.congested:
+            part, self._unread = self._unread[:size], self._unread[size:]
+            frames = self._read_part(part)
+            taken += frames
+            size = _PART if frames else 2 * size  # inside a long one
         self._unread = self._unread or _NOTHING  # an empty view would keep all that was read
         self._hold_up(bool(self._unread))
         if not self._wire.receiving and not self._unread:
@@ -225,7 +227,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._partial_since = self._heard_at
 
     def _read_part(self, part: memoryview) -> int:
-        """Read a part, and return how many messages ended in it."""
+        """Read a part, and return how many frames ended in it."""
         events: Sequence[Request | Response | Frame] = ()
         try:
             self._wire.receive_data(part)  # type: ignore[arg-type]  # any bytes-like object will do

@@ -360,6 +360,9 @@ class TestBounds:
         empty = Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)
         for _ in range(20):
             wired.protocol.data_received(empty * 1000)
+        async with asyncio.timeout(10):
+            while not wired.transport.half_closed:
+                await asyncio.sleep(0)
         refusal, close = frames_of(wired.written)
         assert event_in(refusal)["error"]["code"] == "message_too_large"
         assert Close.parse(close.data).code == 1009
