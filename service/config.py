@@ -12,8 +12,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine import EngineLimits
-from service.limits import MIB, Limits
-from service.runner import TurnLimits
+from service.limits import MIB, Limits, TurnLimits
 from service.session import SessionLimits
 
 _PREFIX = "TURNWIRE_"

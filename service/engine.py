@@ -17,9 +17,10 @@ import structlog
 from service.cache import Bounds, NodeCache
 from service.conversation import Node
 from service.errors import Ending, ModelError, NotFound, Overloaded, Refusal, SessionError
+from service.limits import TurnLimits
 from service.metrics import Metrics, TransportMetrics
 from service.router import Router
-from service.runner import Runner, TurnLimits
+from service.runner import Runner
 from service.session import Begin, End, Forget, Session, SessionLimits, Step
 from service.store import Store
 from turnwire.delta import Event

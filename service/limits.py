@@ -1,4 +1,4 @@
-"""The bounds that transports keep, in bytes and seconds."""
+"""The bounds of connections and turns, in bytes and seconds."""
 
 from dataclasses import dataclass
 
@@ -25,3 +25,15 @@ class Limits:
     """How long that sign of life may take."""
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may connect. Others are refused; clients that are no browsers send none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurnLimits:
+    """What a turn puts up with, in seconds and bytes."""
+
+    keepalive: float = 30.0
+    """After this long a silence of the model server the client is told that its turn still runs."""
+    stall: float = 600.0
+    """After this long a silence of the model server the turn fails."""
+    conversation_bytes: int = 64 * MIB
+    """The longest conversation, in bytes of its items."""

@@ -8,8 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 
@@ -17,11 +16,12 @@ from service import ids
 from service.backends import Backend, Prompt
 from service.conversation import DurableNode, Node, Rendered, Segment
 from service.errors import ModelError, Refusal
-from service.limits import MIB
+from service.limits import TurnLimits
 from service.metrics import Metrics, TransportMetrics
 from service.request import Request, check_size, pending_calls, understand
 from service.router import Router
 from service.session import Begin
+from service.silence import Silence
 from service.store import Store
 from service.turn import Turn
 from turnwire.delta import Event
@@ -30,18 +30,6 @@ from turnwire.v1 import responses_pb2
 log = structlog.get_logger(__name__)
 
 _DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TurnLimits:
-    """What a turn puts up with, in seconds and bytes."""
-
-    keepalive: float = 30.0
-    """After this long a silence of the model server the client is told that its turn still runs."""
-    stall: float = 600.0
-    """After this long a silence of the model server the turn fails."""
-    conversation_bytes: int = 64 * MIB
-    """The longest conversation, in bytes of its items."""
 
 
 class Caller(Protocol):
@@ -94,6 +82,8 @@ class Runner:
             return await _Run(request, backend, turn, caller, self._limits).run(self._store)
         except ModelError as error:
             caller.deliver(turn.fail(error))
+        except Refusal as refusal:  # what the model produced cannot be kept
+            caller.deliver(turn.fail(ModelError(refusal.code, refusal.message)))
         except asyncio.CancelledError:
             if caller.interruption is None:
                 raise
@@ -165,22 +155,22 @@ class _Run:
         return node
 
     async def _watched(
-        self, work: "Callable[[_Silence], Awaitable[Rendered | None]]"
+        self, work: Callable[[Silence], Awaitable[Rendered | None]]
     ) -> Rendered | None:
         """Have the model server work for as long as it shows signs of life."""
         try:
             async with asyncio.timeout(None) as deadline:
-                with _Silence(self._turn, self._caller, self._limits, deadline) as silence:
+                with Silence(self._turn, self._caller, self._limits, deadline) as silence:
                     return await work(silence)
         except TimeoutError:
             message = f"The model server said nothing for {self._limits.stall:g} seconds."
             raise ModelError("server_error", message) from None
 
-    async def _prepare(self, silence: "_Silence") -> Rendered | None:
+    async def _prepare(self, silence: Silence) -> Rendered | None:
         del silence  # a warm-up says nothing
         return await self._backend.prepare(self._prompt())
 
-    async def _generate(self, silence: "_Silence") -> Rendered | None:
+    async def _generate(self, silence: Silence) -> Rendered | None:
         await self._pass_on(silence)
         if (finished := self._turn.finished) is None:
             raise ModelError("server_error", "The model server stopped in the middle.")
@@ -190,7 +180,7 @@ class _Run:
         metrics.output_tokens.inc(finished.output_tokens)
         return finished.rendered
 
-    async def _pass_on(self, silence: "_Silence") -> None:
+    async def _pass_on(self, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""
         turn, caller = self._turn, self._caller
         async with aclosing(self._backend.generate(self._prompt())) as batches:
@@ -236,46 +226,6 @@ class _Run:
             segment=segment,
             pending_calls=pending,
         )
-
-
-class _Silence:
-    """Notices a model server that says nothing: tells the client, and in the end gives up."""
-
-    def __init__(
-        self, turn: Turn, caller: Caller, limits: TurnLimits, deadline: asyncio.Timeout
-    ) -> None:
-        self._turn, self._caller = turn, caller
-        self._limits, self._deadline = limits, deadline
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self.unbroken = True
-        """Whether the model server has said nothing at all yet."""
-
-    def __enter__(self) -> Self:
-        self._look_later()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def broken(self) -> None:
-        """Something was said."""
-        self.unbroken = False
-        self._since = self._loop.time()
-
-    def _look_later(self) -> None:
-        self._timer = self._loop.call_later(self._limits.keepalive, self._look)
-
-    def _look(self) -> None:
-        if self._caller.behind:  # then it is the client that keeps its model waiting
-            self._since = self._loop.time()
-        silent = self._loop.time() - self._since
-        if silent >= self._limits.stall:
-            self._deadline.reschedule(self._loop.time())
-            return
-        if silent >= self._limits.keepalive:
-            self._caller.deliver(self._turn.keepalive())
-        self._look_later()
 
 
 def _response(request: Request) -> responses_pb2.Response:

@@ -9,7 +9,7 @@ import pytest
 from service.backends.simulator.backend import Simulator, Speed
 from service.engine import EngineLimits
 from service.errors import Ending
-from service.runner import TurnLimits
+from service.limits import TurnLimits
 from service.session import SessionLimits
 from tests.conformance.clients import Connect, Ended
 from tests.conformance.conftest import Talk

@@ -12,9 +12,9 @@ from service.backends.simulator.backend import Simulator
 from service.cache import Bounds, NodeCache
 from service.engine import Connection, Engine, EngineLimits
 from service.errors import Ending, SessionError
+from service.limits import TurnLimits
 from service.metrics import Metrics
 from service.router import Router
-from service.runner import TurnLimits
 from service.store.memory import MemoryStore
 from turnwire import json_codec
 from turnwire.delta import Event, to_message
@@ -89,6 +89,17 @@ async def test_a_client_that_falls_behind_in_mid_turn_is_not_the_models_silence(
         reader.reads.set()
         await reader.ended.wait()
     assert reader.kinds[-1] == "completed"
+    connection.close(Ending.GONE)
+
+
+async def test_a_model_is_given_up_in_time_even_where_keepalives_are_rare() -> None:
+    reader = Reader()
+    limits = EngineLimits(turn=TurnLimits(keepalive=3600, stall=0.05))
+    connection = engine(Simulator(), limits).connect("t", "test", reader)
+    ask(connection, "#sim stall 3600")
+    async with asyncio.timeout(5):
+        await reader.ended.wait()
+    assert reader.kinds == ["created", "in_progress", "failed"]
     connection.close(Ending.GONE)
 
 

@@ -397,6 +397,13 @@ def test_what_is_not_too_deep_survives_the_deepest_envelope() -> None:
 # What came as protobuf
 
 
+def test_an_array_has_a_most_of_elements() -> None:
+    many = '{"input":[' + "{}," * 65_536 + "{}]}"
+    with pytest.raises(InvalidJson) as refused:
+        decode(responses_pb2.CreateResponse, many)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "input")
+
+
 def test_a_message_without_json_text_is_canonical() -> None:
     item = items_pb2.Item(message=items_pb2.Message(role="user", content_text="hi"))
     assert canonical(item) is item
