@@ -18,7 +18,7 @@ from service import logs, models
 from service.backends import Backend
 from service.config import Config, settings_table
 from service.errors import ModelError
-from service.keys import new_key
+from service.keys import BadKeyFile, new_key
 from service.serve import Service, embedded_backend, remote_backend, running, serve
 
 app = typer.Typer(
@@ -115,7 +115,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
     except ModelError as error:
         _stop(error.message)
-    except (OSError, AgentFailed, Disconnected) as error:
+    except (OSError, BadKeyFile, AgentFailed, Disconnected) as error:
         _stop(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

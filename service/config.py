@@ -110,6 +110,15 @@ class Config(BaseSettings):
             return value
         return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
+    @field_validator("http_address", "grpc_address", "health_address", "operations_address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        """Refuse what is no `host:port`."""
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"'{value}' is not an address: expected host:port")
+        return value
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         """Refuse names that mean nothing: a misspelt limit would silently not hold."""

@@ -18,6 +18,10 @@ from service.errors import Unauthenticated
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 
+class BadKeyFile(Exception):
+    """A line of a key file is none. Names its number, never its content."""
+
+
 class Keys(Protocol):
     """Tells who is calling."""
 
@@ -48,13 +52,13 @@ class KeyFile:
 
     @classmethod
     def read(cls, path: Path) -> "KeyFile":
-        """Read a key file. Raises `ValueError` with the line's number, never its content."""
+        """Read a key file. Raises `OSError`, or `BadKeyFile`."""
         keys: dict[str, _Key] = {}
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not (fields := line.split("#")[0].split()):
                 continue
             if len(fields) != 3 or len(fields[2]) != 64:
-                raise ValueError(f"{path}, line {number}: expected '<id> <tenant> <sha256>'")
+                raise BadKeyFile(f"{path}, line {number}: expected '<id> <tenant> <sha256>'")
             keys[fields[0]] = _Key(tenant=fields[1], digest=fields[2])
         return cls(keys)
 

@@ -14,8 +14,11 @@ class GrpcServer:
 
     @classmethod
     async def listen(cls, server: grpc.aio.Server, address: str) -> "GrpcServer":
-        """Start a server on `host:port`; port 0 takes a free one."""
-        port = server.add_insecure_port(address)
+        """Start a server on `host:port`; port 0 takes a free one. Raises `OSError`."""
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError:  # gRPC does not say why; it is taken, as a rule
+            raise OSError(f"Cannot listen on {address}: is it in use?") from None
         await server.start()
         return cls(port, server)
 

@@ -78,7 +78,12 @@ class HttpServer:
     async def start(cls, config: Config, address: Address) -> Self:
         """Listen. Raises `OSError` if the address cannot be had."""
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.create_server(address, family=family)
+        try:
+            listener = socket.create_server(address, family=family)
+        except OSError as error:
+            raise OSError(
+                f"Cannot listen on {address.host}:{address.port}: {error.strerror}"
+            ) from error
         config.load()
         server = Server(config)
         server.lifespan = config.lifespan_class(config)

@@ -39,6 +39,11 @@ def test_without_keys_only_this_machine_may_call(
     assert "API_KEYS_FILE" in refused(monkeypatch, TURNWIRE_HTTP_ADDRESS=address)
 
 
+@pytest.mark.parametrize("address", ["", "127.0.0.1", ":8400", "127.0.0.1:http", "[::1]:70000"])
+def test_an_address_is_a_host_and_a_port(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    assert "host:port" in refused(monkeypatch, TURNWIRE_HTTP_ADDRESS=address)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "localhost:1"])
 def test_loopback_needs_no_keys(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("TURNWIRE_GRPC_ADDRESS", address)

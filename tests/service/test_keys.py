@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import Unauthenticated
-from service.keys import Anonymous, KeyFile, new_key
+from service.keys import Anonymous, BadKeyFile, KeyFile, new_key
 
 
 def key_file(tmp_path: Path, *tenants: str) -> tuple[KeyFile, list[str]]:
@@ -51,7 +51,7 @@ def test_the_file_holds_no_secret(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_by_its_number_only(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("\nsecretstuff\n")
-    with pytest.raises(ValueError, match="line 2") as refused:
+    with pytest.raises(BadKeyFile, match="line 2") as refused:
         KeyFile.read(path)
     assert "secretstuff" not in str(refused.value)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -150,6 +151,29 @@ async def test_offline_without_weights_it_names_the_simulator(tmp_path: Path) ->
     async with started(**offline) as service:
         assert await service.end() == 1
     assert "--backend simulator" in " ".join("".join(service.said).split())
+
+
+@pytest.mark.parametrize("port", PORTS)
+async def test_an_address_that_is_taken_is_named(port: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        variables = {f"TURNWIRE_{port}_ADDRESS": address}
+        async with started("--backend", "simulator", **variables) as service:
+            assert await service.end() == 1
+    said = "".join(service.said)
+    assert address in said
+    assert "Traceback" not in said
+
+
+async def test_a_bad_key_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("secret stuff\n")
+    async with started("--backend", "simulator", TURNWIRE_API_KEYS_FILE=str(path)) as service:
+        assert await service.end() == 1
+    said = "".join(service.said)
+    assert "line 1" in said.replace("\n", " ")
+    assert "Traceback" not in said
+    assert "stuff" not in said
 
 
 async def test_a_model_server_that_is_not_there_is_said_plainly() -> None:
