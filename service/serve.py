@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+    disable_created_metrics,
+)
 
 import transports.grpc
 import transports.http
@@ -52,6 +58,7 @@ class Service:
 @asynccontextmanager
 async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
     """Run the service for as long as the context lasts, then let its clients go gracefully."""
+    disable_created_metrics()  # twice the series, for when each counter began
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)

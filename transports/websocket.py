@@ -10,7 +10,7 @@ import http
 import importlib.util
 import traceback
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import cast
 
 import structlog
 from uvicorn.config import Config
@@ -24,6 +24,7 @@ from service.errors import Ending, Refusal, SessionError
 from service.limits import Limits
 from transports.status import STATUS
 from transports.websocket_handshake import Endpoint, invalid_handshake, plain_http
+from transports.websocket_inbox import Inbox
 from transports.websocket_outbox import Outbox
 from transports.websocket_wire import CONTROL_RATE, FRAGMENTS, Wire
 from turnwire import json_codec
@@ -31,11 +32,6 @@ from turnwire.delta import Event, to_json
 from turnwire.v1 import events_pb2
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-_NOTHING: Final = memoryview(b"")
-_FRAMES_A_TICK: Final = 64
-_PART: Final = 4096  # bytes that are parsed at once: of the smallest frames, several hundred
 
 
 class MessageTooLarge(Refusal):
@@ -74,18 +70,18 @@ class WebSocketConnection(asyncio.Protocol):
         "_endpoint",
         "_fragments",
         "_heard_at",
-        "_held_up",
+        "_inbox",
         "_opcode",
         "_outbox",
         "_partial_since",
         "_pinged_at",
         "_registry",
         "_transport",
-        "_unread",
         "_wire",
     )
 
     _transport: asyncio.Transport
+    _inbox: Inbox
     _outbox: Outbox
 
     def __init__(
@@ -102,8 +98,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._wire = Wire(endpoint.limits)
         self._connection: Connection | None = None
         self._opcode = Opcode.TEXT
-        self._unread = _NOTHING
-        self._held_up = False  # what is unread waits; the socket is not read
         self._fragments: list[bytes] = []  # of a message that comes in several frames
         self._ending: Ending | None = None  # once set, nothing more is read or delivered
         self._ended_at = self._heard_at = self._pinged_at = self._partial_since = 0.0
@@ -114,15 +108,14 @@ class WebSocketConnection(asyncio.Protocol):
         """Take over the socket. uvicorn waits at its end for what is in its registry."""
         self._transport = cast("asyncio.Transport", transport)
         self._outbox = Outbox(self._transport, self._endpoint.limits.outbound_bytes)
+        self._inbox = Inbox(self._transport, self._outbox, self._read)
         self._registry.add(self)
         self._endpoint.wheel.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Read. The handshake request comes here too, whole."""
         self._heard_at, self._pinged_at = _now(), 0.0
-        self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
-        if not self._held_up:
-            self._read()
+        self._inbox.put(data)
 
     def eof_received(self) -> None:
         """End: a client that will not send any more is gone. The transport closes itself."""
@@ -136,7 +129,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._endpoint.wheel.discard(self)
         self._registry.discard(self)
         self._ending = self._ending or Ending.GONE
-        self._unread = _NOTHING
+        self._inbox.abandon()
         self._outbox.abandon()
         if self._connection is not None:
             self._connection.close(self._ending)
@@ -150,8 +143,7 @@ class WebSocketConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Send what was kept back."""
         self._outbox.resume()
-        if self._held_up:
-            self._read()
+        self._inbox.resume()
 
     def shutdown(self) -> None:
         """End because uvicorn stops; after a drain the engine has ended all connections before."""
@@ -208,26 +200,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Reading.
 
-    def _read(self) -> None:
-        """Read what has come, a bounded part a loop tick, and nothing while the client does not read.
-
-        So a flood of tiny frames holds up nobody but its sender.
-        """
-        taken, size = 0, _PART
-        while self._unread and taken < _FRAMES_A_TICK and not self._outbox.congested:
-            part, self._unread = self._unread[:size], self._unread[size:]
-            frames = self._read_part(part)
-            taken += frames
-            size = _PART if frames else 2 * size  # inside a long one
-        self._unread = self._unread or _NOTHING  # an empty view would keep all that was read
-        self._hold_up(bool(self._unread))
-        if not self._wire.receiving and not self._unread:
-            self._partial_since = 0.0
-        elif not self._partial_since:
-            self._partial_since = self._heard_at
-
-    def _read_part(self, part: memoryview) -> int:
-        """Read a part, and return how many frames ended in it."""
+    def _read(self, part: memoryview) -> int:
+        """Read a part of what has come, and return how many frames ended in it."""
         events: Sequence[Request | Response | Frame] = ()
         try:
             self._wire.receive_data(part)  # type: ignore[arg-type]  # any bytes-like object will do
@@ -238,19 +212,11 @@ class WebSocketConnection(asyncio.Protocol):
         except Exception as defect:  # noqa: BLE001 - a defect of ours ends one connection, not the server
             self._break(defect)
         self._send_wire()
+        if not self._wire.receiving:
+            self._partial_since = 0.0
+        elif not self._partial_since:
+            self._partial_since = self._heard_at
         return len(events)
-
-    def _hold_up(self, held_up: bool) -> None:  # noqa: FBT001 - a state, not a mode
-        """Read on in a later tick, or when the client has read. Until then nothing new is taken in."""
-        if held_up and not self._outbox.paused:
-            asyncio.get_running_loop().call_soon(self._read)
-        if held_up is self._held_up or self._transport.is_closing():
-            return
-        self._held_up = held_up
-        if held_up:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
 
     # The handshake.
 
