@@ -53,7 +53,7 @@ def demo_command(backend: BackendName = None) -> None:
     free = "127.0.0.1:0"
     ports = ("http_address", "grpc_address", "health_address", "operations_address")
     quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
-    config = _config({"backend": backend, **quiet})
+    config = _config({"backend": backend, **quiet}).model_copy(update={"api_keys_file": None})
     _run(_demo(config, _backend(config)))
 
 

@@ -7,6 +7,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -36,7 +37,8 @@ class Config(BaseSettings):
         "embedded", description="the model server"
     )
     backend_url: str = Field(
-        "http://127.0.0.1:8080", description="where a llama.cpp server listens"
+        "http://127.0.0.1:8080",
+        description="where a llama.cpp server listens; several tenants need it with --cache-ram 0",
     )
     backend_api_key: SecretStr | None = Field(None, description="that server's API key")
     model: str = Field("smollm2", description="the embedded model: a known name, or a GGUF file")
@@ -109,6 +111,19 @@ class Config(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+
+    @field_validator("backend_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        """Refuse what is no HTTP address."""
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"'{value}' is not an address: expected http://host:port")
+        return value
 
     @field_validator("http_address", "grpc_address", "health_address", "operations_address")
     @classmethod

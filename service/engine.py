@@ -21,7 +21,7 @@ from service.limits import TurnLimits
 from service.metrics import Metrics, TransportMetrics
 from service.router import Router
 from service.runner import Runner
-from service.session import Begin, End, Forget, Session, SessionLimits, Step
+from service.session import Begin, End, Forget, Session, SessionLimits, Step, addressed
 from service.store import Store
 from turnwire.delta import Event
 from turnwire.v1 import events_pb2, responses_pb2
@@ -81,12 +81,12 @@ class Engine:
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._keep_house()
 
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome."""
-        return not self._draining
+        return not self._draining and len(self._connections) < self.limits.connections
 
     def models(self) -> Sequence[tuple[str, str]]:
         """The models there are, each with the kind of model server behind it."""
@@ -105,7 +105,6 @@ class Engine:
         connection = Connection(self, tenant, metrics, sink)
         self._connections.add(connection)
         self._empty.clear()
-        self._keep_house()
         return connection
 
     def rejected(self, transport: str, outcome: str) -> None:
@@ -135,6 +134,7 @@ class Engine:
     async def drain(self, grace: float) -> None:
         """Let every connection go at its next turn boundary, and cut what is left after `grace` seconds."""
         self._draining = True
+        self._timer.cancel()
         self.metrics.draining.set(1)
         for connection in list(self._connections):
             connection.leave(Ending.DRAIN, _DRAINING)
@@ -151,15 +151,12 @@ class Engine:
         return self._transports[transport]
 
     def _keep_house(self) -> None:
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_HOUSEKEEPING, self._look_around)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_HOUSEKEEPING, self._look_around)
 
     def _look_around(self) -> None:
-        self._timer = None
         self._store.expire()
-        if self._connections:
-            self._keep_house()
+        self._keep_house()
 
 
 class Connection:
@@ -207,10 +204,9 @@ class Connection:
         if self._closed is None:
             self._perform(self._session.receive(event))
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Tell the client that what it sent could not be read."""
-        self.metrics.refused(refusal.status)
-        self.deliver([refusal.event()])
+    def refuse(self, refusal: Refusal, stream_id: str | None = None) -> None:
+        """Tell the client that its request is refused, or that what it sent could not be read."""
+        self._tell([addressed(refusal.event(), stream_id)])
 
     def leave(self, ending: Ending, message: str) -> None:
         """End the connection at its next turn boundary."""
@@ -280,7 +276,7 @@ class Connection:
 
     def _perform(self, step: Step) -> None:
         if step.events:
-            self.deliver(step.events)
+            self._tell(step.events)
         for effect in step.effects:
             match effect:
                 case Begin():
@@ -290,6 +286,13 @@ class Connection:
                 case End():
                     self._sink.end(effect.error)
 
+    def _tell(self, events: Sequence[events_pb2.ServerEvent]) -> None:
+        """Deliver what the rules say, and count what they refuse."""
+        for event in events:
+            if event.HasField("error"):
+                self.metrics.refused(event.error.status)
+        self.deliver(events)
+
     def _begin(self, begin: Begin) -> None:
         self._turns += 1
         task = asyncio.get_running_loop().create_task(self._run(begin))
@@ -298,14 +301,14 @@ class Connection:
     async def _run(self, begin: Begin) -> None:
         began = time.monotonic()
         self.metrics.turns_inflight.inc()
-        outcome = "cancelled"
+        word = "cancelled"
         try:
-            node = await self._engine.runner.run(begin, self)
-            outcome = "failed" if node is None else "ok"
+            outcome = await self._engine.runner.run(begin, self)
+            word = outcome.word
         finally:
             del self._tasks[begin.stream_id]  # before the lane's next turn takes its place
-            self._count_turn(outcome, began)
-        self._finish(begin, node)
+            self._count_turn(word, began)
+        self._finish(begin, outcome.node)
 
     def _finish(self, begin: Begin, node: Node | None) -> None:
         session = self._session

@@ -82,6 +82,16 @@ class RateLimited(Refusal):
         super().__init__("rate_limit_exceeded", message)
 
 
+class Failed(Refusal):
+    """A defect of this server, which the client cannot do anything about."""
+
+    status = 500
+    type = "server_error"
+
+    def __init__(self) -> None:
+        super().__init__("server_error", "The server failed to process the request. Try again.")
+
+
 class Overloaded(Refusal):
     """A limit of this server is reached; later it may work."""
 
@@ -105,12 +115,10 @@ class Ending(enum.Enum):
     TOO_LARGE = "message_too_large"
     INVALID_FRAME = "invalid_frame"
     POLICY = "policy_violation"
-    UNAUTHENTICATED = "unauthenticated"
     SLOW_READER = "slow_reader"
     IDLE = "idle_timeout"
     AGE = "connection_age"
     DRAIN = "draining"
-    OVERLOADED = "overloaded"
     INTERNAL = "internal_error"
 
 

@@ -54,7 +54,7 @@ class KeyFile:
     def read(cls, path: Path) -> "KeyFile":
         """Read a key file. Raises `OSError`, or `BadKeyFile`."""
         keys: dict[str, _Key] = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
             if not (fields := line.split("#")[0].split()):
                 continue
             if len(fields) != 3 or len(fields[2]) != 64:

@@ -37,8 +37,17 @@ def configure(level: str, form: Format) -> None:
 
 def _where(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Say what went wrong and where, not in which words: an exception's text may quote content."""
-    if event.pop("exc_info", None) and (error := sys.exc_info()[1]):
+    if error := _raised(event.pop("exc_info", None)):
         frames = traceback.extract_tb(error.__traceback__)
         event["exception"] = type(error).__name__
         event["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return event
+
+
+def _raised(exc_info: object) -> BaseException | None:
+    """Return the exception of a record, in whichever of the three forms it came."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
+    return sys.exc_info()[1] if exc_info else None

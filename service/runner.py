@@ -8,14 +8,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import structlog
 
 from service import ids
 from service.backends import Backend, Prompt
 from service.conversation import DurableNode, Node, Rendered, Segment
-from service.errors import ModelError, Refusal
+from service.errors import Failed, ModelError, Refusal
 from service.limits import TurnLimits
 from service.metrics import Metrics, TransportMetrics
 from service.request import Request, check_size, pending_calls, understand
@@ -30,6 +30,14 @@ from turnwire.v1 import responses_pb2
 log = structlog.get_logger(__name__)
 
 _DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
+
+
+class Outcome(NamedTuple):
+    """How a turn ended."""
+
+    word: Literal["ok", "failed", "refused"]
+    node: Node | None = None
+    """What can be continued, if anything."""
 
 
 class Caller(Protocol):
@@ -49,6 +57,9 @@ class Caller(Protocol):
     def deliver(self, events: Sequence[Event]) -> None:
         """Send events to the client."""
 
+    def refuse(self, refusal: Refusal, stream_id: str | None) -> None:
+        """Tell the client that its request is refused."""
+
     @property
     def behind(self) -> bool:
         """Whether the client has so much left to read that nothing more should be produced."""
@@ -66,8 +77,8 @@ class Runner:
         self._hydrations = metrics.hydrations
         self._limits = limits
 
-    async def run(self, begin: Begin, caller: Caller) -> Node | None:
-        """Run a turn to its end and return its node; None if it cannot be continued.
+    async def run(self, begin: Begin, caller: Caller) -> Outcome:
+        """Run a turn to its end.
 
         The client has been told all there is to tell, unless it is gone: then this is cancelled.
         """
@@ -75,11 +86,21 @@ class Runner:
             request = await self._understand(begin.create, caller)
             backend = self._router.backend(request.settings.model)
         except Refusal as refusal:
-            self._refuse(refusal, begin, caller)
-            return None
+            caller.refuse(refusal, begin.stream_id)
+            return Outcome("refused")
+        except Exception:
+            log.exception("turn_failed")
+            caller.refuse(Failed(), begin.stream_id)
+            return Outcome("failed")
+        return await self._run(begin, request, backend, caller)
+
+    async def _run(
+        self, begin: Begin, request: Request, backend: Backend, caller: Caller
+    ) -> Outcome:
         turn = Turn(_response(request), begin.stream_id, ids.item_id)
         try:
-            return await _Run(request, backend, turn, caller, self._limits).run(self._store)
+            run = _Run(request, backend, turn, caller, self._limits)
+            return Outcome("ok", await run.run(self._store))
         except ModelError as error:
             caller.deliver(turn.fail(error))
         except Refusal as refusal:  # what the model produced cannot be kept
@@ -89,9 +110,9 @@ class Runner:
                 raise
             caller.deliver(turn.fail(caller.interruption))
         except Exception:
-            log.exception("turn failed")
+            log.exception("turn_failed")
             caller.deliver(turn.fail(_DEFECT))
-        return None
+        return Outcome("failed")
 
     async def _understand(self, create: responses_pb2.CreateResponse, caller: Caller) -> Request:
         parent = None
@@ -114,13 +135,6 @@ class Runner:
             f"Previous response with id '{response_id[:64]}' not found.",
             "previous_response_id",
         )
-
-    def _refuse(self, refusal: Refusal, begin: Begin, caller: Caller) -> None:
-        event = refusal.event()
-        if begin.stream_id is not None:
-            event.stream_id = begin.stream_id
-        caller.metrics.refused(refusal.status)
-        caller.deliver([event])
 
 
 class _Run:

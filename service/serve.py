@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import (
@@ -62,14 +63,14 @@ async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    metrics = Metrics(registry)
+    metrics, keys = Metrics(registry), _keys(config)
     _compile_codec()
     async with AsyncExitStack() as stack:
-        await backend.start()
         stack.push_async_callback(backend.stop)
+        await backend.start()
         store = MemoryStore(_store_cache(config, metrics))
         engine = Engine(Router([backend]), store, metrics, config.engine_limits())
-        service = await _listen(config, engine, registry, stack)
+        service = await _listen(config, engine, keys, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
 
@@ -78,6 +79,7 @@ async def serve(config: Config, backend: Backend, ready: Callable[[Service], Non
     """Run the service until SIGTERM or SIGINT; call `ready` once it listens."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_defect)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with running(config, backend) as service:
@@ -115,11 +117,9 @@ def embedded_backend(config: Config, weights: Path) -> Backend:
     return Embedded(model)
 
 
-async def _listen(
-    config: Config, engine: Engine, registry: CollectorRegistry, stack: AsyncExitStack
-) -> Service:
+async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitStack) -> Service:
     """Open all ports. What accepts clients opens last and closes first."""
-    limits, keys = config.limits(), _keys(config)
+    limits, registry = config.limits(), engine.metrics.registry
 
     def ready() -> bool:
         return engine.ready
@@ -163,6 +163,11 @@ def _address(address: str) -> Address:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
+
+
+def _log_defect(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught. The loop's own words would quote the exception's text."""
+    log.error("uncaught", exc_info=context.get("exception"))
 
 
 def _compile_codec() -> None:

@@ -68,6 +68,12 @@ class _Lane:
     latest: str = ""
     """The lane's last finished response: what its next turn is expected to continue."""
 
+    def needs(self, response_id: str) -> bool:
+        """Tell whether a turn of the lane continues a response, or is expected to."""
+        creates = [*self.waiting, *([self.running] if self.running else [])]
+        parents = (create.settings.previous_response_id for create in creates)
+        return self.latest == response_id or response_id in parents
+
 
 class Session:
     """One connection's lanes. A lane's turns follow each other; lanes run side by side."""
@@ -97,7 +103,7 @@ class Session:
         except _Unaddressed as refusal:
             return Step([refusal.event()])
         except Refusal as refusal:
-            return Step([_addressed(refusal.event(), stream_id)])
+            return Step([addressed(refusal.event(), stream_id)])
 
     def finished(self, stream_id: str | None, response_id: str) -> Step:
         """A turn ended and its response can be continued."""
@@ -113,14 +119,14 @@ class Session:
         create = self._lanes[stream_id].running
         parent = create.settings.previous_response_id if create else ""
         others = (lane for name, lane in self._lanes.items() if name != stream_id)
-        if not parent or any(lane.latest == parent for lane in others):
+        if not parent or any(lane.needs(parent) for lane in others):
             return self._ended(stream_id, ())
         return self._ended(stream_id, [Forget(parent)])
 
     def leave(self, ending: Ending, message: str) -> Step:
         """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
         self._leaving = SessionError(ending, message)
-        refused = [_addressed(_moved(message).event(), stream_id) for stream_id in self._order]
+        refused = [addressed(_moved(message).event(), stream_id) for stream_id in self._order]
         self._order.clear()
         self._waiting_bytes = 0
         for lane in self._lanes.values():
@@ -133,7 +139,7 @@ class Session:
             case "create":
                 return self._create(event.create, stream_id)
             case "steer":
-                return Step([_addressed(_steering_refused(event.steer), stream_id)])
+                return Step([addressed(_steering_refused(event.steer), stream_id)])
             case _:
                 expected = "'response.create' or 'response.steer'"
                 message = f"Unknown event type: 'type' must be {expected}."
@@ -142,8 +148,10 @@ class Session:
     def _create(self, create: responses_pb2.CreateResponse, stream_id: str | None) -> Step:
         if self._leaving:
             raise _moved(self._leaving.message)
-        self._check_waiting(create)
-        self._lane(stream_id).waiting.append(create)
+        lane = self._lane(stream_id)
+        if lane.running or self._running >= self._limits.active:
+            self._check_waiting(create)
+        lane.waiting.append(create)
         self._order.append(stream_id)
         self._waiting_bytes += create.ByteSize()
         return Step(effects=self._begin_waiting())
@@ -209,8 +217,9 @@ class _Unaddressed(Refusal):
     """A refusal that no lane is told, because the lane's name is what is wrong."""
 
 
-def _addressed(event: events_pb2.ServerEvent, stream_id: str | None) -> events_pb2.ServerEvent:
-    if stream_id is not None:
+def addressed(event: events_pb2.ServerEvent, stream_id: str | None) -> events_pb2.ServerEvent:
+    """Send an event to the lane that caused it, if that is one."""
+    if stream_id is not None and _STREAM_ID.match(stream_id):
         event.stream_id = stream_id
     return event
 

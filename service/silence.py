@@ -46,7 +46,8 @@ class Silence:
         self._since = self._loop.time()
 
     def _look_later(self, silent: float) -> None:
-        pause = min(self._limits.keepalive, self._limits.stall - silent)
+        keepalive = self._limits.keepalive
+        pause = min(keepalive - silent % keepalive, self._limits.stall - silent)
         self._timer = self._loop.call_later(pause, self._look)
 
     def _look(self) -> None:

@@ -221,7 +221,8 @@ def _receive(event: events_pb2.ClientEvent, connection: Connection) -> None:
     try:
         connection.receive(json_codec.canonical(event))
     except json_codec.InvalidJson as invalid:
-        connection.refuse(Refusal.of_invalid(invalid))
+        stream_id = event.stream_id if event.HasField("stream_id") else None
+        connection.refuse(Refusal.of_invalid(invalid), stream_id)
 
 
 class _Outbox:

@@ -36,7 +36,7 @@ def operations(engine_ready: Callable[[], bool], registry: CollectorRegistry) ->
         del request
         if engine_ready():
             return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready: starting, full or draining\n", 503)
+        return PlainTextResponse("not ready: full or draining\n", 503)
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -29,6 +29,7 @@ from transports.websocket_outbox import Outbox
 from transports.websocket_wire import CONTROL_RATE, FRAGMENTS, Wire
 from turnwire import json_codec
 from turnwire.delta import Event, to_json
+from turnwire.strict_json import parse_object
 from turnwire.v1 import events_pb2
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -152,6 +153,10 @@ class WebSocketConnection(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Act on the deadlines that have passed."""
         limits = self._endpoint.limits
+        if (
+            self._inbox.held_up
+        ):  # what the client says is not heard: it cannot be blamed for silence
+            self._heard_at, self._pinged_at, self._partial_since = now, 0.0, 0.0
         if self._ending is not None:
             if now - self._ended_at >= limits.send_deadline:
                 self._transport.abort()
@@ -278,7 +283,7 @@ class WebSocketConnection(asyncio.Protocol):
         try:
             event = json_codec.decode(events_pb2.ClientEvent, message)
         except json_codec.InvalidJson as invalid:
-            self._open.refuse(Refusal.of_invalid(invalid))
+            self._open.refuse(Refusal.of_invalid(invalid), _lane_of(message))
         else:
             self._open.receive(event)
 
@@ -380,6 +385,15 @@ def _too_slow(limits: Limits) -> Refusal:
 
 def _too_many_control_frames() -> Refusal:
     return Refusal("too_many_control_frames", f"Send at most {CONTROL_RATE:g} pings a second.")
+
+
+def _lane_of(message: bytes) -> str | None:
+    """Return the lane that an unreadable event was meant for, as far as it can be read."""
+    try:
+        stream_id = parse_object(message).get("stream_id")
+    except json_codec.InvalidJson:
+        return None
+    return stream_id if isinstance(stream_id, str) else None
 
 
 def _is_utf8(data: bytes) -> bool:

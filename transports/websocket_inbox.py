@@ -18,7 +18,7 @@ _NOTHING: Final = memoryview(b"")
 class Inbox:
     """Hands what comes to `read`, a part at a time; `read` returns how many frames ended in it."""
 
-    __slots__ = ("_held_up", "_outbox", "_read", "_transport", "_unread")
+    __slots__ = ("_outbox", "_read", "_transport", "_unread", "held_up")
 
     def __init__(
         self, transport: asyncio.Transport, outbox: Outbox, read: Callable[[memoryview], int]
@@ -27,17 +27,18 @@ class Inbox:
         self._outbox = outbox
         self._read = read
         self._unread = _NOTHING
-        self._held_up = False  # what is unread waits, and the socket is not read
+        self.held_up = False
+        """Whether what is unread waits, and the socket is not read."""
 
     def put(self, data: bytes) -> None:
         """Read what has come, behind what waits."""
         self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
-        if not self._held_up:
+        if not self.held_up:
             self._go_on()
 
     def resume(self) -> None:
         """Read on: the client has read."""
-        if self._held_up:
+        if self.held_up:
             self._go_on()
 
     def abandon(self) -> None:
@@ -55,18 +56,18 @@ class Inbox:
         self._unread = self._unread or _NOTHING  # an empty view would keep all that was read
         if self._unread:
             self._hold_up()
-        elif self._held_up:
+        elif self.held_up:
             self._let_in()
 
     def _hold_up(self) -> None:
         """Read on in the next tick, or once the socket takes more."""
         if not self._outbox.paused:
             asyncio.get_running_loop().call_soon(self._go_on)
-        if not self._held_up and not self._transport.is_closing():
-            self._held_up = True
+        if not self.held_up and not self._transport.is_closing():
+            self.held_up = True
             self._transport.pause_reading()
 
     def _let_in(self) -> None:
-        self._held_up = False
+        self.held_up = False
         if not self._transport.is_closing():
             self._transport.resume_reading()

@@ -62,7 +62,7 @@ class _Connection(asyncio.Protocol):
         """Parse what came; stop reading while the reader is behind."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.abort()
         if len(self._body) > _READ_AHEAD:
             self._transport.pause_reading()
@@ -146,7 +146,7 @@ class Answer:
         return body
 
 
-class HttpServer:
+class HttpClient:
     """A model server's address, and the connections to it that are kept."""
 
     def __init__(self, url: str, headers: Mapping[str, str], deadlines: Deadlines) -> None:
@@ -188,7 +188,7 @@ class HttpServer:
             try:
                 return await _begun(kept, request, deadline)
             except ConnectionError:
-                continue  # closed by the server as we wrote: it has not begun
+                continue  # closed as we wrote, as a rule; generating has no effects, so asking twice is safe
         return await _begun(await self._connect(), request, deadline)
 
     async def _connect(self) -> _Connection:

@@ -82,12 +82,20 @@ def tool_choice(settings: responses_pb2.Settings, tools: Mapping[str, CallableTo
             return ToolChoice(_named(tools, [settings.tool_choice.custom.name]), forced=True)
         case "allowed_tools":
             allowed = settings.tool_choice.allowed_tools
-            names = [orjson.loads(tool).get("name") for tool in allowed.tools_json]
-            return ToolChoice(_named(tools, names), forced=allowed.mode == "required")
+            return ToolChoice(
+                _named(tools, _allowed(allowed.tools_json)), forced=allowed.mode == "required"
+            )
         case "other_json":
             raise ModelError("invalid_prompt", "This model cannot honour this type of tool_choice.")
         case None:
             return _by_mode(tools, settings.tool_choice_mode)
+
+
+def _allowed(tools_json: Iterable[str]) -> list[str]:
+    """Return the names of allowed tools. What has none (a hosted tool) is not for this model."""
+    tools = (orjson.loads(tool) for tool in tools_json)
+    names = (tool.get("name") for tool in tools if isinstance(tool, dict))
+    return [name for name in names if isinstance(name, str)]
 
 
 def constraint(schema: Mapping[str, Any]) -> dict[str, Any]:

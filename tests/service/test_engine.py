@@ -119,7 +119,7 @@ async def test_a_defect_is_logged_once_and_fails_the_turn_without_detail() -> No
         async with asyncio.timeout(5):
             await reader.ended.wait()
     assert reader.kinds[-1] == "failed"
-    assert [line["event"] for line in logs] == ["turn failed"]
+    assert [line["event"] for line in logs] == ["turn_failed"]
     connection.close(Ending.GONE)
 
 

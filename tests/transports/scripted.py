@@ -47,7 +47,7 @@ class ScriptedConnection:
         self.received.append(event)
         self._script(self, event)
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal, stream_id: str | None = None) -> None:
         self.refused.append(refusal)
         self.sink.deliver([refusal.event()])
 

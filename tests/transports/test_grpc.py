@@ -52,7 +52,7 @@ class ScriptedConnection:
         if event.WhichOneof("kind") == "other_json":
             raise ZeroDivisionError(event.other_json)
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal, stream_id: str | None = None) -> None:
         self.refused.put_nowait(refusal.code)
 
     async def finished(self) -> None:

@@ -184,7 +184,7 @@ class ServerEvent(_message.Message):
     KEEPALIVE_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
     sequence_number: _builtins.int
-    """Counts the events of one response from 0, without gaps. Absent on events of no response."""
+    """Counts the events of one response from 0, without gaps. Absent on errors."""
     stream_id: _builtins.str
     """The lane of the event; present exactly when the `response.create` that caused it named one."""
     other_json: _builtins.str
@@ -199,7 +199,7 @@ class ServerEvent(_message.Message):
 
     @_builtins.property
     def in_progress(self) -> Global___ResponseEvent:
-        """The turn runs. From here on the parent cannot vanish: a fork may be sent."""
+        """The turn runs. Its parent is held: nothing can take it from the turn any more."""
 
     @_builtins.property
     def completed(self) -> Global___ResponseEvent:

@@ -39,7 +39,7 @@ class _JsonPresenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JsonPres
     """Always written; null stands for not set, both ways."""
 
 class JsonPresence(_JsonPresence, metaclass=_JsonPresenceEnumTypeWrapper):
-    """When a member is written although its field is not set. Says nothing about what is accepted."""
+    """When a member is written although its field is not set, and whether it may be missing."""
 
 JSON_PRESENCE_UNSPECIFIED: JsonPresence.ValueType  # 0
 """Written when set, left out otherwise."""

@@ -27,7 +27,7 @@ from turnwire.v1 import items_pb2 as turnwire_dot_v1_dot_items__pb2
 from turnwire.v1 import responses_pb2 as turnwire_dot_v1_dot_responses__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x19\n\x05\x44rain\x12\x10\n\x08grace_ms\x18\x01 \x01(\x03\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"%\n\x0e\x44\x65leteResponse\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"L\n\x16ListInputItemsResponse\x12 \n\x05items\x18\x01 \x03(\x0b\x32\x11.turnwire.v1.Item\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"w\n\x0f\x43ompactResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\x12!\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.Item\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.Usage\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.Model\"%\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t2\x8a\x04\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x07\n\x05\x44rain\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"%\n\x0e\x44\x65leteResponse\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"L\n\x16ListInputItemsResponse\x12 \n\x05items\x18\x01 \x03(\x0b\x32\x11.turnwire.v1.Item\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"w\n\x0f\x43ompactResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\x12!\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.Item\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.Usage\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.Model\"%\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t2\x8a\x04\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,33 +41,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=330
   _globals['_HEARTBEAT']._serialized_end=341
   _globals['_DRAIN']._serialized_start=343
-  _globals['_DRAIN']._serialized_end=368
-  _globals['_GETREQUEST']._serialized_start=370
-  _globals['_GETREQUEST']._serialized_end=403
-  _globals['_GETRESPONSE']._serialized_start=405
-  _globals['_GETRESPONSE']._serialized_end=459
-  _globals['_DELETEREQUEST']._serialized_start=461
-  _globals['_DELETEREQUEST']._serialized_end=497
-  _globals['_DELETERESPONSE']._serialized_start=499
-  _globals['_DELETERESPONSE']._serialized_end=536
-  _globals['_CANCELREQUEST']._serialized_start=538
-  _globals['_CANCELREQUEST']._serialized_end=574
-  _globals['_CANCELRESPONSE']._serialized_start=576
-  _globals['_CANCELRESPONSE']._serialized_end=633
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=635
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=724
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=726
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=802
-  _globals['_COMPACTREQUEST']._serialized_start=804
-  _globals['_COMPACTREQUEST']._serialized_end=865
-  _globals['_COMPACTRESPONSE']._serialized_start=867
-  _globals['_COMPACTRESPONSE']._serialized_end=986
-  _globals['_LISTMODELSREQUEST']._serialized_start=988
-  _globals['_LISTMODELSREQUEST']._serialized_end=1007
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1009
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1065
-  _globals['_MODEL']._serialized_start=1067
-  _globals['_MODEL']._serialized_end=1104
-  _globals['_SESSIONSERVICE']._serialized_start=1107
-  _globals['_SESSIONSERVICE']._serialized_end=1629
+  _globals['_DRAIN']._serialized_end=350
+  _globals['_GETREQUEST']._serialized_start=352
+  _globals['_GETREQUEST']._serialized_end=385
+  _globals['_GETRESPONSE']._serialized_start=387
+  _globals['_GETRESPONSE']._serialized_end=441
+  _globals['_DELETEREQUEST']._serialized_start=443
+  _globals['_DELETEREQUEST']._serialized_end=479
+  _globals['_DELETERESPONSE']._serialized_start=481
+  _globals['_DELETERESPONSE']._serialized_end=518
+  _globals['_CANCELREQUEST']._serialized_start=520
+  _globals['_CANCELREQUEST']._serialized_end=556
+  _globals['_CANCELRESPONSE']._serialized_start=558
+  _globals['_CANCELRESPONSE']._serialized_end=615
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=617
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=706
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=708
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=784
+  _globals['_COMPACTREQUEST']._serialized_start=786
+  _globals['_COMPACTREQUEST']._serialized_end=847
+  _globals['_COMPACTRESPONSE']._serialized_start=849
+  _globals['_COMPACTRESPONSE']._serialized_end=968
+  _globals['_LISTMODELSREQUEST']._serialized_start=970
+  _globals['_LISTMODELSREQUEST']._serialized_end=989
+  _globals['_LISTMODELSRESPONSE']._serialized_start=991
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1047
+  _globals['_MODEL']._serialized_start=1049
+  _globals['_MODEL']._serialized_end=1086
+  _globals['_SESSIONSERVICE']._serialized_start=1089
+  _globals['_SESSIONSERVICE']._serialized_end=1611
 # @@protoc_insertion_point(module_scope)

@@ -66,7 +66,9 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def drain(self) -> Global___Drain:
-        """Set when the server is about to go away. The client lets its turns end and reconnects."""
+        """Set in the last message before the server ends the stream because it goes away, or because the
+        stream is old. The client reconnects and goes on.
+        """
 
     def __init__(
         self,
@@ -102,21 +104,16 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
-    """The server is about to go away."""
+    """The stream ends with UNAVAILABLE after this, and another one will be accepted, here or elsewhere."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GRACE_MS_FIELD_NUMBER: _builtins.int
-    grace_ms: _builtins.int
-    """How long turns that run may still take, in milliseconds. After that the stream ends with UNAVAILABLE."""
     def __init__(
         self,
-        *,
-        grace_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_ms", b"grace_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from service.backends import Produced, Prompt
-from service.backends.http import Deadlines, HttpServer
+from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
 from service.backends.llama_cpp.output import (
     FreeReader,
@@ -37,6 +37,7 @@ from service.conversation import Rendered
 from service.errors import ModelError
 from turnwire.v1 import responses_pb2
 
+_NAME_TOKENS = 256  # for a tool's name, whatever the limit on output: its grammar ends it
 _PASSED_ON = {
     *("dry_allowed_length", "dry_base", "dry_multiplier", "dry_penalty_last_n"),
     *("dynatemp_exponent", "dynatemp_range", "ignore_eos", "logit_bias", "min_p"),
@@ -71,7 +72,7 @@ class LlamaCpp:
         """`defaults` are llama.cpp's parameters for requests that do not set them."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._deadlines = deadlines or Deadlines()
-        self._server = LlamaServer(HttpServer(url, headers, self._deadlines), self._deadlines)
+        self._server = LlamaServer(HttpClient(url, headers, self._deadlines), self._deadlines)
         self._defaults = defaults or {}
         self._model: _Model
 
@@ -164,7 +165,9 @@ async def _call(
     tool = await _chosen(generation, choice)
     generation.write(fixed.arguments_open)
     yield [call_begins(tool)]
-    arguments = generation.sample(_whole(constraint(tool.parameters)), call_reader(tool))
+    arguments = generation.sample(
+        _whole(constraint({"type": "object", **tool.parameters})), call_reader(tool)
+    )
     async with aclosing(arguments):
         async for batch in arguments:
             yield batch
@@ -177,7 +180,8 @@ async def _chosen(generation: Generation, choice: ToolChoice) -> CallableTool:
         (tool,) = choice.tools.values()
         await generation.write_text(json.dumps(tool.name))
         return tool
-    name = await generation.sample_unseen(_whole(name_constraint(choice.tools)))
+    options = {**_whole(name_constraint(choice.tools)), "n_predict": _NAME_TOKENS}
+    name = await generation.sample_unseen(options)
     try:
         return choice.tools[json.loads(name)]
     except (ValueError, LookupError) as error:
@@ -186,7 +190,7 @@ async def _chosen(generation: Generation, choice: ToolChoice) -> CallableTool:
 
 def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
     """Set the client's stop words aside: they are for text, and would cut a call in two."""
-    return {**options, "stop": []}
+    return {**options, "stop": [], "ignore_eos": False}
 
 
 def _calls_allowed(prompt: Prompt) -> dict[str, Any]:
@@ -201,9 +205,16 @@ def _passed_on(extra_json: str) -> dict[str, Any]:
     """Return those of the request's own parameters that llama.cpp knows."""
     extra = orjson.loads(extra_json or "{}")
     options = {name: value for name, value in extra.items() if name in _PASSED_ON}
-    if isinstance(stop := options.get("stop"), str):
-        options["stop"] = [stop]
+    if "stop" in options:
+        options["stop"] = _stop_words(options["stop"])
     return options
+
+
+def _stop_words(stop: Any) -> list[str]:
+    words = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ModelError("invalid_prompt", "'stop' must be a string or an array of strings.")
+    return words
 
 
 def _sampling(settings: responses_pb2.Settings) -> dict[str, Any]:

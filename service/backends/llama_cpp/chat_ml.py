@@ -123,6 +123,8 @@ def _said(item: items_pb2.Item) -> Iterator[tuple[str, str]]:
             yield "tool", _tool_response(item.function_call_output)
         case "custom_tool_call_output":
             yield "tool", _tool_response(item.custom_tool_call_output)
+        case "item_reference" | "compaction" as kind:
+            raise ModelError("invalid_prompt", f"This model cannot read items of type '{kind}'.")
         case "reasoning":
             pass  # the format has no place for what was thought in earlier turns
         case kind:
@@ -153,5 +155,7 @@ def _part_text(part: items_pb2.ContentPart) -> str:
             return part.output_text.text
         case "refusal":
             return part.refusal.refusal
+        case "reasoning_text" | "summary_text" | "other_json" | None:
+            return ""
         case kind:
-            raise ModelError("invalid_prompt", f"This model reads text only, not {kind}.")
+            raise ModelError("invalid_prompt", f"This model reads text only, not '{kind}'.")

@@ -27,8 +27,7 @@ class Generation:
     ) -> None:
         """`options` are llama.cpp's parameters; their `n_predict` is for the whole answer."""
         self._server = server
-        self._slot = lease.slot
-        self._reuse = lease.reuse
+        self._lease = lease
         self._before = before
         self._options = options
         self._own: list[Rendered] = []
@@ -49,7 +48,7 @@ class Generation:
         """Have the model go on; closing stops it. Raises `ModelError`."""
         request = {**self._request(), **options}
         async with self._server.complete([*self._before, *self._own], request) as completion:
-            self._reuse = True
+            self._lease.filled = self._lease.reuse = True
             stops = len(self._stops)
             while events := await completion.read():
                 if batch := [
@@ -87,8 +86,8 @@ class Generation:
             "n_predict": max(1, self._options["n_predict"] - spent),
             "stream": True,
             "return_tokens": True,
-            "cache_prompt": self._reuse,
-            "id_slot": self._slot,
+            "cache_prompt": self._lease.reuse,
+            "id_slot": self._lease.slot,
         }
 
     def _take(self, event: Sampled | Stopped, reader: Reader) -> list[Produced]:
@@ -98,4 +97,4 @@ class Generation:
         if event.word == CALL_ENDS:
             self._pieces.append(event.word)
         self._stops.append(event)
-        return reader.end()
+        return reader.cut() if event.by_length or event.word else reader.end()

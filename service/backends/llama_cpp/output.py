@@ -4,7 +4,6 @@ Only what the model sampled comes here, so nothing that a user or a tool said ca
 """
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -22,11 +21,7 @@ from service.backends.tools import CallableTool
 from service.errors import ModelError
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_BEGINNINGS = "|".join(_OPEN[:length] for length in range(len(_OPEN), 0, -1))
-_MAYBE_CALL = re.compile(rf"\n\s*(?:{_BEGINNINGS})?\Z")
-_MAYBE_CALL_AT_START = re.compile(rf"\A\s*(?:{_BEGINNINGS})?\Z|{_MAYBE_CALL.pattern}")
-_CALL = re.compile(rf"\n\s*{_OPEN}")
-_CALL_AT_START = re.compile(rf"\A\s*{_OPEN}|{_CALL.pattern}")
+_BEGINNINGS = [_OPEN[:length] for length in range(len(_OPEN) - 1, -1, -1)]
 
 
 class Reader(Protocol):
@@ -36,7 +31,10 @@ class Reader(Protocol):
         """Read more; hold back only what cannot be told yet."""
 
     def end(self) -> list[Produced]:
-        """Read what was held back: nothing follows."""
+        """Read what was held back: the model has finished. Raises `ModelError`."""
+
+    def cut(self) -> list[Produced]:
+        """Read what was held back: the model was stopped, and may have been in the middle."""
 
 
 class TextReader:
@@ -49,6 +47,8 @@ class TextReader:
     def end(self) -> list[Produced]:
         """Nothing was held back."""
         return []
+
+    cut = end
 
 
 class JsonReader:
@@ -63,6 +63,11 @@ class JsonReader:
         return [Text(text)] if text else []
 
     def end(self) -> list[Produced]:
+        """Nothing was held back. Raises `ModelError` if it was no JSON."""
+        self._proof.finish()
+        return []
+
+    def cut(self) -> list[Produced]:
         """Nothing was held back."""
         return []
 
@@ -79,8 +84,13 @@ class ArgumentsReader:
         return [CallText(text)] if text else []
 
     def end(self) -> list[Produced]:
-        """Nothing was held back."""
+        """End the call. Raises `ModelError` if its arguments are no JSON."""
+        self._proof.finish()
         return [ItemEnds()]
+
+    def cut(self) -> list[Produced]:
+        """Leave the call unfinished."""
+        return []
 
 
 class InputReader:
@@ -96,7 +106,11 @@ class InputReader:
 
     def end(self) -> list[Produced]:
         """Return the input, or as much of it as there is."""
-        return [CallText(_input(self._read)), ItemEnds()]
+        return [*self.cut(), ItemEnds()]
+
+    def cut(self) -> list[Produced]:
+        """Return as much of the input as there is."""
+        return [CallText(_input(self._read))]
 
 
 class FreeReader:
@@ -124,19 +138,38 @@ class FreeReader:
             return [] if blank or not held else [Text(held)]
         return self._called(held) or [Text(_OPEN + held)]
 
+    cut = end
+
     def _text(self) -> list[Produced] | None:
         """Read text up to the next call; None if more must be read before anything else."""
-        if call := (_CALL_AT_START if self._at_start else _CALL).search(self._held):
-            text, self._held = self._held[: call.start()], self._held[call.end() :]
-            self._in_call = True
-            return [Text(text)] if text else []
-        maybe = (_MAYBE_CALL_AT_START if self._at_start else _MAYBE_CALL).search(self._held)
-        sure = maybe.start() if maybe else len(self._held)
+        at = self._held.find(_OPEN)
+        while at >= 0:
+            if (start := self._line_before(at)) is not None:
+                text, self._held = self._held[:start], self._held[at + len(_OPEN) :]
+                self._in_call = True
+                return [Text(text)] if text else []
+            at = self._held.find(_OPEN, at + 1)
+        sure = self._sure()
         if not sure:
             return None
         text, self._held = self._held[:sure], self._held[sure:]
         self._at_start = False
         return [Text(text)]
+
+    def _sure(self) -> int:
+        """Return how much of what is held cannot be the beginning of a call."""
+        begun = next(len(word) for word in _BEGINNINGS if self._held.endswith(word))
+        start = self._line_before(len(self._held) - begun)
+        return len(self._held) if start is None else start
+
+    def _line_before(self, at: int) -> int | None:
+        """Return where the white space before a place begins a line; None if it does not."""
+        before = self._held[:at]
+        words = len(before.rstrip())
+        newline = before.find("\n", words)
+        if newline >= 0:
+            return newline
+        return 0 if self._at_start and not words else None
 
     def _call(self) -> list[Produced] | None:
         """Read a whole call; None if it is not whole yet."""
@@ -157,19 +190,32 @@ class FreeReader:
 
 
 class _EnforcementProof:
-    """Looks at how a text begins: llama.cpp ignores a schema that it cannot translate."""
+    """Looks at text that should match a schema: llama.cpp ignores one that it cannot translate."""
 
     def __init__(self, first: str) -> None:
         self._first = first
-        self._seen = False
+        self._begun = False
+        self._text: list[str] = []
 
     def check(self, text: str) -> None:
-        """Raise `ModelError` if text that should match a schema does not begin like that."""
-        if self._seen or not (begin := text.lstrip()):
+        """Raise `ModelError` if the text does not begin as it should."""
+        self._text.append(text)
+        if self._begun or not (begin := text.lstrip()):
             return
-        self._seen = True
+        self._begun = True
         if begin[0] not in self._first:
-            raise ModelError("invalid_prompt", "The model server cannot enforce this schema.")
+            raise _not_enforced()
+
+    def finish(self) -> None:
+        """Raise `ModelError` if the text is no JSON."""
+        try:
+            jiter.from_json("".join(self._text).encode(), allow_inf_nan=False)
+        except ValueError:
+            raise _not_enforced() from None
+
+
+def _not_enforced() -> ModelError:
+    return ModelError("invalid_prompt", "The model server cannot enforce this schema.")
 
 
 def call_begins(tool: CallableTool) -> FunctionCallBegins | CustomCallBegins:
@@ -198,7 +244,7 @@ def _input(arguments: str) -> str:
 
 def _parsed(body: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
+        parsed = jiter.from_json(body.encode(), allow_inf_nan=False)
+    except ValueError:  # a lone surrogate is one, too: nobody could be sent it
         return {}
     return parsed if isinstance(parsed, dict) and isinstance(parsed.get("name"), str) else {}

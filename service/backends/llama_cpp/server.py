@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.backends.http import Answer, Deadlines, HttpServer
+from service.backends.http import Answer, Deadlines, HttpClient
 from service.conversation import Rendered
 from service.errors import ModelError
 
@@ -103,7 +103,7 @@ class Completion:
 class LlamaServer:
     """A llama.cpp server."""
 
-    def __init__(self, http: HttpServer, deadlines: Deadlines) -> None:
+    def __init__(self, http: HttpClient, deadlines: Deadlines) -> None:
         self._http = http
         self._deadlines = deadlines
 
@@ -122,7 +122,7 @@ class LlamaServer:
 
     async def special_token(self, text: str) -> int:
         """Return the id of a special token. Raises `ModelError` if the model has none such."""
-        ids = (await self._json("POST", "/tokenize", {"content": text}))["tokens"]
+        ids = await self._tokenize({"content": text})
         if len(ids) != 1:
             raise ModelError(
                 "server_error", f"The model has no token {text}: it does not read ChatML."
@@ -132,8 +132,7 @@ class LlamaServer:
     async def opening_tokens(self) -> list[int]:
         """Return what the model expects in front of every prompt."""
         body = {"content": "", "add_special": True}
-        ids: list[int] = (await self._json("POST", "/tokenize", body))["tokens"]
-        return ids
+        return await self._tokenize(body)
 
     async def render(self, fragments: Sequence[Sequence[Piece]]) -> list[Rendered]:
         """Render fragments, by one request at most. Raises `ModelError`."""
@@ -141,7 +140,7 @@ class LlamaServer:
             return [rendered(fragment) for fragment in fragments]
         content = [piece for fragment in fragments for piece in (*fragment, _BREAK)]
         body = {"content": content, "add_special": False, "parse_special": False}
-        return _fragments((await self._json("POST", "/tokenize", body))["tokens"])
+        return _fragments(await self._tokenize(body))
 
     @asynccontextmanager
     async def complete(
@@ -161,6 +160,12 @@ class LlamaServer:
             if answer.status != 200:
                 raise _error(answer.status, await answer.all())
             yield Completion(answer)
+
+    async def _tokenize(self, body: dict[str, Any]) -> list[int]:
+        ids = (await self._json("POST", "/tokenize", body)).get("tokens")
+        if not isinstance(ids, list):
+            raise ModelError("server_error", "The model server does not tokenise.")
+        return ids
 
     async def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None
@@ -225,7 +230,8 @@ def _stopped(event: dict[str, Any]) -> Stopped:
 
 
 def _error(status: int, content: bytes) -> ModelError:
-    kind = _decoded(content).get("error", {}).get("type") if content.startswith(b"{") else None
+    error = _decoded(content).get("error") if content.startswith(b"{") else None
+    kind = error.get("type") if isinstance(error, dict) else None
     if kind == "exceed_context_size_error":
         return ModelError(
             "context_length_exceeded", "The conversation does not fit the model's context."

@@ -7,6 +7,7 @@ the slot it was in; otherwise it takes the one that was used longest ago.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.errors import ModelError
@@ -19,12 +20,15 @@ class Owner(NamedTuple):
     conversation: str
 
 
-class Lease(NamedTuple):
+@dataclass(slots=True)
+class Lease:
     """A slot, for one generation."""
 
     slot: int
     reuse: bool
     """Whether what the slot holds may be reused: not where another tenant left it."""
+    filled: bool = False
+    """Whether the slot is known to hold the leaseholder's tokens, and nobody else's."""
 
 
 class Slots:
@@ -41,10 +45,11 @@ class Slots:
         await self._acquire()
         slot = self._choose(owner)
         before = self._idle.pop(slot)
+        lease = Lease(slot, reuse=before is not None and before.tenant == owner.tenant)
         try:
-            yield Lease(slot, reuse=before is not None and before.tenant == owner.tenant)
+            yield lease
         finally:
-            self._idle[slot] = owner
+            self._idle[slot] = owner if lease.filled or lease.reuse else None  # nobody knows whose
             self._free.release()
 
     async def _acquire(self) -> None:

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.backends.http import Deadlines, HttpServer
+from service.backends.http import Deadlines, HttpClient
 from service.errors import ModelError
 
 DEADLINES = Deadlines(connect=2, read=2)
@@ -16,7 +16,7 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 @asynccontextmanager
 async def model_server(
     script: Script, deadlines: Deadlines = DEADLINES
-) -> AsyncIterator[HttpServer]:
+) -> AsyncIterator[HttpClient]:
     """Run a model server that does with each connection what the script says, then closes it."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,7 +29,7 @@ async def model_server(
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    client = HttpServer(f"http://{host}:{port}/prefix", {"X-Key": "k"}, deadlines)
+    client = HttpClient(f"http://{host}:{port}/prefix", {"X-Key": "k"}, deadlines)
     async with server:
         yield client
         client.close()
@@ -39,7 +39,7 @@ async def asked(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
 
-async def get(client: HttpServer) -> bytes:
+async def get(client: HttpClient) -> bytes:
     async with client.exchange("GET", "/path", [], DEADLINES.read) as answer:
         return await answer.all()
 

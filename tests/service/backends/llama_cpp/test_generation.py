@@ -1,7 +1,7 @@
 import json
 
 from service.backends import CallText, FunctionCallBegins, ItemEnds, Produced, Text
-from service.backends.http import Deadlines, HttpServer
+from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
 from service.backends.llama_cpp.output import FreeReader
 from service.backends.llama_cpp.server import LlamaServer
@@ -51,7 +51,7 @@ async def generate(
 def server_at(address: LlamaAddress) -> LlamaServer:
     deadlines = Deadlines()
     headers = {"Authorization": f"Bearer {address.key}"}
-    return LlamaServer(HttpServer(address.url, headers, deadlines), deadlines)
+    return LlamaServer(HttpClient(address.url, headers, deadlines), deadlines)
 
 
 def joined(produced: list[Produced]) -> list[Produced]:

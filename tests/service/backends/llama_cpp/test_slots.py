@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,7 +12,9 @@ ANN, BOB = Owner("ann", "1"), Owner("bob", "1")
 
 async def used(slots: Slots, owner: Owner) -> Lease:
     async with slots.lease(owner) as lease:
-        return lease
+        before = dataclasses.replace(lease)
+        lease.filled = True
+        return before
 
 
 async def test_a_conversation_goes_back_to_its_slot() -> None:
@@ -45,6 +48,17 @@ async def test_what_another_tenant_left_is_not_reused() -> None:
     slots = Slots(1, deadline=1)
     assert not (await used(slots, ANN)).reuse
     assert not (await used(slots, BOB)).reuse
+
+
+async def test_a_turn_that_came_to_nothing_does_not_make_a_slot_its_tenants() -> None:
+    slots = Slots(1, deadline=1)
+    await used(slots, ANN)
+    async with slots.lease(BOB) as lease:
+        assert not lease.reuse
+    assert not (await used(slots, BOB)).reuse
+    async with slots.lease(ANN):
+        pass
+    assert not (await used(slots, ANN)).reuse
 
 
 async def test_who_waits_too_long_is_told_so() -> None:
