@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
-
 from service.cache import Bounds, NodeCache
 from service.conversation import Node
 from service.errors import Ending, ModelError, NotFound, Overloaded, Refusal, SessionError
@@ -25,8 +23,6 @@ from service.session import Begin, End, Forget, Session, SessionLimits, Step, ad
 from service.store import Store
 from turnwire.delta import Event
 from turnwire.v1 import events_pb2, responses_pb2
-
-log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING = 15.0
 """Seconds between two looks at what has become too old."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+PATIENCE = 4
+"""Times `outbound_bytes`: a client with more than this unsent is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

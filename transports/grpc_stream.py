@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from service.engine import Connection
 from service.errors import Ending, Refusal, SessionError
-from service.limits import MIB, Limits
+from service.limits import MIB, PATIENCE, Limits
 from turnwire import json_codec
 from turnwire.delta import Event, to_wire
 from turnwire.v1 import events_pb2
@@ -29,7 +29,6 @@ MESSAGE_BYTES = MIB
 """A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
 _MOST_EVENTS = 1024  # in one ConnectRequest
 _EVENTS_A_TICK = 64
-_PATIENCE = 4  # times `outbound_bytes`: what is more than this is not waited for
 _HEARTBEAT = rpc.ConnectResponse(heartbeat=rpc.Heartbeat()).SerializeToString()
 _DRAIN = rpc.ConnectResponse(drain=rpc.Drain()).SerializeToString()
 _EVENTS_TAG = rpc.ConnectResponse.EVENTS_FIELD_NUMBER << 3 | 2  # 2: length-delimited
@@ -183,7 +182,7 @@ class Stream:
 
     @property
     def _overfed(self) -> bool:
-        return self._unsent > _PATIENCE * self._limits.outbound_bytes
+        return self._unsent > PATIENCE * self._limits.outbound_bytes
 
     @property
     def _unsent(self) -> int:

@@ -5,12 +5,13 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from service.limits import PATIENCE
+
 _WRITE_BUFFER: Final = 64 * 1024  # what the event loop may buffer; the rest waits in the outbox
 _PROGRESS: Final = 64 * 1024  # bytes that a client must have read of what waits, each deadline
 _COMMON: Final = 1024  # frames shorter than this take their header from a table
 _HEADER_16: Final = struct.Struct("!BBH").pack
 _HEADER_64: Final = struct.Struct("!BBQ").pack
-_PATIENCE: Final = 4  # times `outbound_bytes`: what is more than this is not waited for
 
 
 class Outbox:
@@ -33,7 +34,7 @@ class Outbox:
         transport.set_write_buffer_limits(high=min(_WRITE_BUFFER, limit))
         self._transport = transport
         self._limit = limit
-        self._bound = _PATIENCE * limit
+        self._bound = PATIENCE * limit
         self._frames: list[bytes] = []
         self._held = 0  # bytes in `_frames`
         self._queued = 0  # bytes ever put in
