@@ -32,6 +32,7 @@ class ClientEvent(_message.Message):
     CREATE_FIELD_NUMBER: _builtins.int
     STEER_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
+    INTERRUPT_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The lane the event belongs to: turns of one lane follow each other, lanes run side by side.
     Absent is the default lane. 1 to 256 characters of A-Z a-z 0-9 _ . -
@@ -50,6 +51,12 @@ class ClientEvent(_message.Message):
         .failed.
         """
 
+    @_builtins.property
+    def interrupt(self) -> Global___InterruptResponse:
+        """Sent while a turn runs, to end it now. Answered by response.interrupt.accepted, and by the end of
+        the response as incomplete, which can be continued.
+        """
+
     def __init__(
         self,
         *,
@@ -57,14 +64,15 @@ class ClientEvent(_message.Message):
         create: _responses_pb2.CreateResponse | None = ...,
         steer: Global___SteerResponse | None = ...,
         other_json: _builtins.str = ...,
+        interrupt: Global___InterruptResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stream_id: _TypeAlias = _typing.Literal["stream_id"]  # noqa: Y015
     _WhichOneofArgType__stream_id: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id"]  # noqa: Y015
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "steer", "other_json"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "steer", "other_json", "interrupt"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_id) -> _WhichOneofReturnType__stream_id | None: ...
@@ -72,6 +80,38 @@ class ClientEvent(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___ClientEvent: _TypeAlias = ClientEvent  # noqa: Y015
+
+@_typing.final
+class InterruptResponse(_message.Message):
+    """Ends a turn that is running."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """The response to end."""
+    mode: _builtins.str
+    """"discard_partial_items": an item that is not finished is dropped."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        response_id: _builtins.str = ...,
+        mode: _builtins.str | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mode", b"_mode", "mode", b"mode"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mode", b"_mode", "extra_json", b"extra_json", "mode", b"mode", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mode: _TypeAlias = _typing.Literal["mode"]  # noqa: Y015
+    _WhichOneofArgType__mode: _TypeAlias = _typing.Literal["_mode", b"_mode"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
+
+Global___InterruptResponse: _TypeAlias = InterruptResponse  # noqa: Y015
 
 @_typing.final
 class SteerResponse(_message.Message):
@@ -183,6 +223,8 @@ class ServerEvent(_message.Message):
     STEER_FAILED_FIELD_NUMBER: _builtins.int
     KEEPALIVE_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
+    INTERRUPT_ACCEPTED_FIELD_NUMBER: _builtins.int
+    OUTPUT_ITEM_INTERRUPTED_FIELD_NUMBER: _builtins.int
     sequence_number: _builtins.int
     """Counts the events of one response from 0, without gaps. Absent on errors."""
     stream_id: _builtins.str
@@ -447,6 +489,14 @@ class ServerEvent(_message.Message):
         pongs need it; it may be ignored.
         """
 
+    @_builtins.property
+    def interrupt_accepted(self) -> Global___InterruptAccepted:
+        """The response is about to end because the client asked for it, or has ended before."""
+
+    @_builtins.property
+    def output_item_interrupted(self) -> Global___ItemInterrupted:
+        """An item was dropped unfinished: it is not part of the output."""
+
     def __init__(
         self,
         *,
@@ -516,16 +566,18 @@ class ServerEvent(_message.Message):
         steer_failed: Global___SteerFailed | None = ...,
         keepalive: Global___Keepalive | None = ...,
         other_json: _builtins.str = ...,
+        interrupt_accepted: Global___InterruptAccepted | None = ...,
+        output_item_interrupted: Global___ItemInterrupted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence_number", b"_sequence_number", "_stream_id", b"_stream_id", "annotation_added", b"annotation_added", "audio_delta", b"audio_delta", "audio_done", b"audio_done", "audio_transcript_delta", b"audio_transcript_delta", "audio_transcript_done", b"audio_transcript_done", "code_interpreter_call_code_delta", b"code_interpreter_call_code_delta", "code_interpreter_call_code_done", b"code_interpreter_call_code_done", "code_interpreter_call_completed", b"code_interpreter_call_completed", "code_interpreter_call_in_progress", b"code_interpreter_call_in_progress", "code_interpreter_call_interpreting", b"code_interpreter_call_interpreting", "compaction_compacting", b"compaction_compacting", "completed", b"completed", "content_part_added", b"content_part_added", "content_part_done", b"content_part_done", "created", b"created", "custom_tool_call_input_delta", b"custom_tool_call_input_delta", "custom_tool_call_input_done", b"custom_tool_call_input_done", "error", b"error", "failed", b"failed", "file_search_call_completed", b"file_search_call_completed", "file_search_call_in_progress", b"file_search_call_in_progress", "file_search_call_searching", b"file_search_call_searching", "function_call_arguments_delta", b"function_call_arguments_delta", "function_call_arguments_done", b"function_call_arguments_done", "image_generation_call_completed", b"image_generation_call_completed", "image_generation_call_generating", b"image_generation_call_generating", "image_generation_call_in_progress", b"image_generation_call_in_progress", "image_generation_call_partial_image", b"image_generation_call_partial_image", "in_progress", b"in_progress", "incomplete", b"incomplete", "keepalive", b"keepalive", "kind", b"kind", "mcp_call_arguments_delta", b"mcp_call_arguments_delta", "mcp_call_arguments_done", b"mcp_call_arguments_done", "mcp_call_completed", b"mcp_call_completed", "mcp_call_failed", b"mcp_call_failed", "mcp_call_in_progress", b"mcp_call_in_progress", "mcp_list_tools_completed", b"mcp_list_tools_completed", "mcp_list_tools_failed", b"mcp_list_tools_failed", "mcp_list_tools_in_progress", b"mcp_list_tools_in_progress", "other_json", b"other_json", "output_item_added", b"output_item_added", "output_item_done", b"output_item_done", "output_text_delta", b"output_text_delta", "output_text_done", b"output_text_done", "queued", b"queued", "reasoning_summary_part_added", b"reasoning_summary_part_added", "reasoning_summary_part_done", b"reasoning_summary_part_done", "reasoning_summary_text_delta", b"reasoning_summary_text_delta", "reasoning_summary_text_done", b"reasoning_summary_text_done", "reasoning_text_delta", b"reasoning_text_delta", "reasoning_text_done", b"reasoning_text_done", "refusal_delta", b"refusal_delta", "refusal_done", b"refusal_done", "sequence_number", b"sequence_number", "shell_call_command_added", b"shell_call_command_added", "shell_call_command_delta", b"shell_call_command_delta", "shell_call_command_done", b"shell_call_command_done", "shell_call_output_content_delta", b"shell_call_output_content_delta", "shell_call_output_content_done", b"shell_call_output_content_done", "steer_accepted", b"steer_accepted", "steer_failed", b"steer_failed", "steer_pending", b"steer_pending", "stream_id", b"stream_id", "web_search_call_completed", b"web_search_call_completed", "web_search_call_in_progress", b"web_search_call_in_progress", "web_search_call_searching", b"web_search_call_searching"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence_number", b"_sequence_number", "_stream_id", b"_stream_id", "annotation_added", b"annotation_added", "audio_delta", b"audio_delta", "audio_done", b"audio_done", "audio_transcript_delta", b"audio_transcript_delta", "audio_transcript_done", b"audio_transcript_done", "code_interpreter_call_code_delta", b"code_interpreter_call_code_delta", "code_interpreter_call_code_done", b"code_interpreter_call_code_done", "code_interpreter_call_completed", b"code_interpreter_call_completed", "code_interpreter_call_in_progress", b"code_interpreter_call_in_progress", "code_interpreter_call_interpreting", b"code_interpreter_call_interpreting", "compaction_compacting", b"compaction_compacting", "completed", b"completed", "content_part_added", b"content_part_added", "content_part_done", b"content_part_done", "created", b"created", "custom_tool_call_input_delta", b"custom_tool_call_input_delta", "custom_tool_call_input_done", b"custom_tool_call_input_done", "error", b"error", "failed", b"failed", "file_search_call_completed", b"file_search_call_completed", "file_search_call_in_progress", b"file_search_call_in_progress", "file_search_call_searching", b"file_search_call_searching", "function_call_arguments_delta", b"function_call_arguments_delta", "function_call_arguments_done", b"function_call_arguments_done", "image_generation_call_completed", b"image_generation_call_completed", "image_generation_call_generating", b"image_generation_call_generating", "image_generation_call_in_progress", b"image_generation_call_in_progress", "image_generation_call_partial_image", b"image_generation_call_partial_image", "in_progress", b"in_progress", "incomplete", b"incomplete", "interrupt_accepted", b"interrupt_accepted", "keepalive", b"keepalive", "kind", b"kind", "mcp_call_arguments_delta", b"mcp_call_arguments_delta", "mcp_call_arguments_done", b"mcp_call_arguments_done", "mcp_call_completed", b"mcp_call_completed", "mcp_call_failed", b"mcp_call_failed", "mcp_call_in_progress", b"mcp_call_in_progress", "mcp_list_tools_completed", b"mcp_list_tools_completed", "mcp_list_tools_failed", b"mcp_list_tools_failed", "mcp_list_tools_in_progress", b"mcp_list_tools_in_progress", "other_json", b"other_json", "output_item_added", b"output_item_added", "output_item_done", b"output_item_done", "output_item_interrupted", b"output_item_interrupted", "output_text_delta", b"output_text_delta", "output_text_done", b"output_text_done", "queued", b"queued", "reasoning_summary_part_added", b"reasoning_summary_part_added", "reasoning_summary_part_done", b"reasoning_summary_part_done", "reasoning_summary_text_delta", b"reasoning_summary_text_delta", "reasoning_summary_text_done", b"reasoning_summary_text_done", "reasoning_text_delta", b"reasoning_text_delta", "reasoning_text_done", b"reasoning_text_done", "refusal_delta", b"refusal_delta", "refusal_done", b"refusal_done", "sequence_number", b"sequence_number", "shell_call_command_added", b"shell_call_command_added", "shell_call_command_delta", b"shell_call_command_delta", "shell_call_command_done", b"shell_call_command_done", "shell_call_output_content_delta", b"shell_call_output_content_delta", "shell_call_output_content_done", b"shell_call_output_content_done", "steer_accepted", b"steer_accepted", "steer_failed", b"steer_failed", "steer_pending", b"steer_pending", "stream_id", b"stream_id", "web_search_call_completed", b"web_search_call_completed", "web_search_call_in_progress", b"web_search_call_in_progress", "web_search_call_searching", b"web_search_call_searching"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_number", b"_sequence_number", "_stream_id", b"_stream_id", "annotation_added", b"annotation_added", "audio_delta", b"audio_delta", "audio_done", b"audio_done", "audio_transcript_delta", b"audio_transcript_delta", "audio_transcript_done", b"audio_transcript_done", "code_interpreter_call_code_delta", b"code_interpreter_call_code_delta", "code_interpreter_call_code_done", b"code_interpreter_call_code_done", "code_interpreter_call_completed", b"code_interpreter_call_completed", "code_interpreter_call_in_progress", b"code_interpreter_call_in_progress", "code_interpreter_call_interpreting", b"code_interpreter_call_interpreting", "compaction_compacting", b"compaction_compacting", "completed", b"completed", "content_part_added", b"content_part_added", "content_part_done", b"content_part_done", "created", b"created", "custom_tool_call_input_delta", b"custom_tool_call_input_delta", "custom_tool_call_input_done", b"custom_tool_call_input_done", "error", b"error", "failed", b"failed", "file_search_call_completed", b"file_search_call_completed", "file_search_call_in_progress", b"file_search_call_in_progress", "file_search_call_searching", b"file_search_call_searching", "function_call_arguments_delta", b"function_call_arguments_delta", "function_call_arguments_done", b"function_call_arguments_done", "image_generation_call_completed", b"image_generation_call_completed", "image_generation_call_generating", b"image_generation_call_generating", "image_generation_call_in_progress", b"image_generation_call_in_progress", "image_generation_call_partial_image", b"image_generation_call_partial_image", "in_progress", b"in_progress", "incomplete", b"incomplete", "keepalive", b"keepalive", "kind", b"kind", "mcp_call_arguments_delta", b"mcp_call_arguments_delta", "mcp_call_arguments_done", b"mcp_call_arguments_done", "mcp_call_completed", b"mcp_call_completed", "mcp_call_failed", b"mcp_call_failed", "mcp_call_in_progress", b"mcp_call_in_progress", "mcp_list_tools_completed", b"mcp_list_tools_completed", "mcp_list_tools_failed", b"mcp_list_tools_failed", "mcp_list_tools_in_progress", b"mcp_list_tools_in_progress", "other_json", b"other_json", "output_item_added", b"output_item_added", "output_item_done", b"output_item_done", "output_text_delta", b"output_text_delta", "output_text_done", b"output_text_done", "queued", b"queued", "reasoning_summary_part_added", b"reasoning_summary_part_added", "reasoning_summary_part_done", b"reasoning_summary_part_done", "reasoning_summary_text_delta", b"reasoning_summary_text_delta", "reasoning_summary_text_done", b"reasoning_summary_text_done", "reasoning_text_delta", b"reasoning_text_delta", "reasoning_text_done", b"reasoning_text_done", "refusal_delta", b"refusal_delta", "refusal_done", b"refusal_done", "sequence_number", b"sequence_number", "shell_call_command_added", b"shell_call_command_added", "shell_call_command_delta", b"shell_call_command_delta", "shell_call_command_done", b"shell_call_command_done", "shell_call_output_content_delta", b"shell_call_output_content_delta", "shell_call_output_content_done", b"shell_call_output_content_done", "steer_accepted", b"steer_accepted", "steer_failed", b"steer_failed", "steer_pending", b"steer_pending", "stream_id", b"stream_id", "web_search_call_completed", b"web_search_call_completed", "web_search_call_in_progress", b"web_search_call_in_progress", "web_search_call_searching", b"web_search_call_searching"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_number", b"_sequence_number", "_stream_id", b"_stream_id", "annotation_added", b"annotation_added", "audio_delta", b"audio_delta", "audio_done", b"audio_done", "audio_transcript_delta", b"audio_transcript_delta", "audio_transcript_done", b"audio_transcript_done", "code_interpreter_call_code_delta", b"code_interpreter_call_code_delta", "code_interpreter_call_code_done", b"code_interpreter_call_code_done", "code_interpreter_call_completed", b"code_interpreter_call_completed", "code_interpreter_call_in_progress", b"code_interpreter_call_in_progress", "code_interpreter_call_interpreting", b"code_interpreter_call_interpreting", "compaction_compacting", b"compaction_compacting", "completed", b"completed", "content_part_added", b"content_part_added", "content_part_done", b"content_part_done", "created", b"created", "custom_tool_call_input_delta", b"custom_tool_call_input_delta", "custom_tool_call_input_done", b"custom_tool_call_input_done", "error", b"error", "failed", b"failed", "file_search_call_completed", b"file_search_call_completed", "file_search_call_in_progress", b"file_search_call_in_progress", "file_search_call_searching", b"file_search_call_searching", "function_call_arguments_delta", b"function_call_arguments_delta", "function_call_arguments_done", b"function_call_arguments_done", "image_generation_call_completed", b"image_generation_call_completed", "image_generation_call_generating", b"image_generation_call_generating", "image_generation_call_in_progress", b"image_generation_call_in_progress", "image_generation_call_partial_image", b"image_generation_call_partial_image", "in_progress", b"in_progress", "incomplete", b"incomplete", "interrupt_accepted", b"interrupt_accepted", "keepalive", b"keepalive", "kind", b"kind", "mcp_call_arguments_delta", b"mcp_call_arguments_delta", "mcp_call_arguments_done", b"mcp_call_arguments_done", "mcp_call_completed", b"mcp_call_completed", "mcp_call_failed", b"mcp_call_failed", "mcp_call_in_progress", b"mcp_call_in_progress", "mcp_list_tools_completed", b"mcp_list_tools_completed", "mcp_list_tools_failed", b"mcp_list_tools_failed", "mcp_list_tools_in_progress", b"mcp_list_tools_in_progress", "other_json", b"other_json", "output_item_added", b"output_item_added", "output_item_done", b"output_item_done", "output_item_interrupted", b"output_item_interrupted", "output_text_delta", b"output_text_delta", "output_text_done", b"output_text_done", "queued", b"queued", "reasoning_summary_part_added", b"reasoning_summary_part_added", "reasoning_summary_part_done", b"reasoning_summary_part_done", "reasoning_summary_text_delta", b"reasoning_summary_text_delta", "reasoning_summary_text_done", b"reasoning_summary_text_done", "reasoning_text_delta", b"reasoning_text_delta", "reasoning_text_done", b"reasoning_text_done", "refusal_delta", b"refusal_delta", "refusal_done", b"refusal_done", "sequence_number", b"sequence_number", "shell_call_command_added", b"shell_call_command_added", "shell_call_command_delta", b"shell_call_command_delta", "shell_call_command_done", b"shell_call_command_done", "shell_call_output_content_delta", b"shell_call_output_content_delta", "shell_call_output_content_done", b"shell_call_output_content_done", "steer_accepted", b"steer_accepted", "steer_failed", b"steer_failed", "steer_pending", b"steer_pending", "stream_id", b"stream_id", "web_search_call_completed", b"web_search_call_completed", "web_search_call_in_progress", b"web_search_call_in_progress", "web_search_call_searching", b"web_search_call_searching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sequence_number: _TypeAlias = _typing.Literal["sequence_number"]  # noqa: Y015
     _WhichOneofArgType__sequence_number: _TypeAlias = _typing.Literal["_sequence_number", b"_sequence_number"]  # noqa: Y015
     _WhichOneofReturnType__stream_id: _TypeAlias = _typing.Literal["stream_id"]  # noqa: Y015
     _WhichOneofArgType__stream_id: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id"]  # noqa: Y015
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["created", "queued", "in_progress", "completed", "failed", "incomplete", "output_item_added", "output_item_done", "content_part_added", "content_part_done", "output_text_delta", "output_text_done", "annotation_added", "refusal_delta", "refusal_done", "function_call_arguments_delta", "function_call_arguments_done", "custom_tool_call_input_delta", "custom_tool_call_input_done", "reasoning_summary_part_added", "reasoning_summary_part_done", "reasoning_summary_text_delta", "reasoning_summary_text_done", "reasoning_text_delta", "reasoning_text_done", "mcp_call_arguments_delta", "mcp_call_arguments_done", "mcp_call_in_progress", "mcp_call_completed", "mcp_call_failed", "mcp_list_tools_in_progress", "mcp_list_tools_completed", "mcp_list_tools_failed", "web_search_call_in_progress", "web_search_call_searching", "web_search_call_completed", "file_search_call_in_progress", "file_search_call_searching", "file_search_call_completed", "code_interpreter_call_in_progress", "code_interpreter_call_interpreting", "code_interpreter_call_completed", "code_interpreter_call_code_delta", "code_interpreter_call_code_done", "image_generation_call_in_progress", "image_generation_call_generating", "image_generation_call_partial_image", "image_generation_call_completed", "shell_call_command_added", "shell_call_command_delta", "shell_call_command_done", "shell_call_output_content_delta", "shell_call_output_content_done", "compaction_compacting", "audio_delta", "audio_done", "audio_transcript_delta", "audio_transcript_done", "error", "steer_accepted", "steer_pending", "steer_failed", "keepalive", "other_json"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["created", "queued", "in_progress", "completed", "failed", "incomplete", "output_item_added", "output_item_done", "content_part_added", "content_part_done", "output_text_delta", "output_text_done", "annotation_added", "refusal_delta", "refusal_done", "function_call_arguments_delta", "function_call_arguments_done", "custom_tool_call_input_delta", "custom_tool_call_input_done", "reasoning_summary_part_added", "reasoning_summary_part_done", "reasoning_summary_text_delta", "reasoning_summary_text_done", "reasoning_text_delta", "reasoning_text_done", "mcp_call_arguments_delta", "mcp_call_arguments_done", "mcp_call_in_progress", "mcp_call_completed", "mcp_call_failed", "mcp_list_tools_in_progress", "mcp_list_tools_completed", "mcp_list_tools_failed", "web_search_call_in_progress", "web_search_call_searching", "web_search_call_completed", "file_search_call_in_progress", "file_search_call_searching", "file_search_call_completed", "code_interpreter_call_in_progress", "code_interpreter_call_interpreting", "code_interpreter_call_completed", "code_interpreter_call_code_delta", "code_interpreter_call_code_done", "image_generation_call_in_progress", "image_generation_call_generating", "image_generation_call_partial_image", "image_generation_call_completed", "shell_call_command_added", "shell_call_command_delta", "shell_call_command_done", "shell_call_output_content_delta", "shell_call_output_content_done", "compaction_compacting", "audio_delta", "audio_done", "audio_transcript_delta", "audio_transcript_done", "error", "steer_accepted", "steer_pending", "steer_failed", "keepalive", "other_json", "interrupt_accepted", "output_item_interrupted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence_number) -> _WhichOneofReturnType__sequence_number | None: ...
@@ -1462,10 +1514,31 @@ class ErrorDetail(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TYPE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     PARAM_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """"invalid_request_error", "server_error" and so on."""
@@ -1477,6 +1550,10 @@ class ErrorDetail(_message.Message):
     """The member of the request that is wrong."""
     extra_json: _builtins.str
     """Members of the JSON form that are not declared here."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The same as the event's own headers, for clients that look here. Empty is left out."""
+
     def __init__(
         self,
         *,
@@ -1484,11 +1561,12 @@ class ErrorDetail(_message.Message):
         code: _builtins.str | None = ...,
         message: _builtins.str = ...,
         param: _builtins.str | None = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_param", b"_param", "code", b"code", "param", b"param"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_param", b"_param", "code", b"code", "extra_json", b"extra_json", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_param", b"_param", "code", b"code", "extra_json", b"extra_json", "headers", b"headers", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
@@ -1651,6 +1729,66 @@ class Steer(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_response_id) -> _WhichOneofReturnType__previous_response_id | None: ...
 
 Global___Steer: _TypeAlias = Steer  # noqa: Y015
+
+@_typing.final
+class InterruptAccepted(_message.Message):
+    """The interruption is under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """The response that ends."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        response_id: _builtins.str = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterruptAccepted: _TypeAlias = InterruptAccepted  # noqa: Y015
+
+@_typing.final
+class ItemInterrupted(_message.Message):
+    """An item was dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    OUTPUT_INDEX_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """The response it belonged to."""
+    item_id: _builtins.str
+    """The item."""
+    output_index: _builtins.int
+    """The place it would have had in the output."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        response_id: _builtins.str = ...,
+        item_id: _builtins.str = ...,
+        output_index: _builtins.int = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "item_id", b"item_id", "output_index", b"output_index", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemInterrupted: _TypeAlias = ItemInterrupted  # noqa: Y015
 
 @_typing.final
 class Keepalive(_message.Message):

@@ -55,6 +55,7 @@ class CreateResponse(_message.Message):
     INCLUDE_FIELD_NUMBER: _builtins.int
     CLIENT_METADATA_FIELD_NUMBER: _builtins.int
     STREAM_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     input_text: _builtins.str
     """What is new in the conversation, where it was sent as a plain string: one user message."""
@@ -82,6 +83,10 @@ class CreateResponse(_message.Message):
     def client_metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free key-value pairs from the client about itself. Never stored, never echoed."""
 
+    @_builtins.property
+    def moderation(self) -> Global___ModerationSettings:
+        """Asks that input and output be screened. What came of it is `Response.moderation_json`."""
+
     def __init__(
         self,
         *,
@@ -93,11 +98,12 @@ class CreateResponse(_message.Message):
         include: _abc.Iterable[_builtins.str] | None = ...,
         client_metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         stream_options_json: _builtins.str | None = ...,
+        moderation: Global___ModerationSettings | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "generate", b"generate", "input_text", b"input_text", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "generate", b"generate", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "client_metadata", b"client_metadata", "extra_json", b"extra_json", "generate", b"generate", "include", b"include", "input", b"input", "input_text", b"input_text", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "client_metadata", b"client_metadata", "extra_json", b"extra_json", "generate", b"generate", "include", b"include", "input", b"input", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__generate: _TypeAlias = _typing.Literal["generate"]  # noqa: Y015
     _WhichOneofArgType__generate: _TypeAlias = _typing.Literal["_generate", b"_generate"]  # noqa: Y015
@@ -173,9 +179,8 @@ class Settings(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
     PROMPT_JSON_FIELD_NUMBER: _builtins.int
-    PROMPT_CACHE_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
-    CONTEXT_MANAGEMENT_JSON_FIELD_NUMBER: _builtins.int
-    MODERATION_JSON_FIELD_NUMBER: _builtins.int
+    PROMPT_CACHE_OPTIONS_FIELD_NUMBER: _builtins.int
+    CONTEXT_MANAGEMENT_FIELD_NUMBER: _builtins.int
     IMAGE_JSON_FIELD_NUMBER: _builtins.int
     ACCESS_PROGRAMS_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -221,15 +226,11 @@ class Settings(_message.Message):
     prompt_cache_retention: _builtins.str
     """Deprecated by the protocol in favour of prompt_cache_options."""
     conversation_id: _builtins.str
-    """The conversation to read from and append to, where it was sent as a plain id."""
+    """The conversation to read from and append to, where it was sent as a plain id. Responses show it
+    as `conversation`.
+    """
     prompt_json: _builtins.str
     """A prompt template and its variables: a JSON object."""
-    prompt_cache_options_json: _builtins.str
-    """How prompts are cached: a JSON object."""
-    context_management_json: _builtins.str
-    """When the conversation is compacted: a JSON array."""
-    moderation_json: _builtins.str
-    """How input and output are moderated: a JSON object."""
     image_json: _builtins.str
     """How images are handled: a JSON object."""
     access_programs_json: _builtins.str
@@ -261,6 +262,14 @@ class Settings(_message.Message):
     @_builtins.property
     def conversation(self) -> Global___ConversationReference:
         """The conversation to read from and append to."""
+
+    @_builtins.property
+    def prompt_cache_options(self) -> Global___PromptCacheOptions:
+        """How prompts are cached, and whether this one is to be compared with another."""
+
+    @_builtins.property
+    def context_management(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextManagement]:
+        """When the conversation is compacted. Absent and empty: never by itself."""
 
     def __init__(
         self,
@@ -294,22 +303,19 @@ class Settings(_message.Message):
         conversation_id: _builtins.str | None = ...,
         conversation: Global___ConversationReference | None = ...,
         prompt_json: _builtins.str | None = ...,
-        prompt_cache_options_json: _builtins.str | None = ...,
-        context_management_json: _builtins.str | None = ...,
-        moderation_json: _builtins.str | None = ...,
+        prompt_cache_options: Global___PromptCacheOptions | None = ...,
+        context_management: _abc.Iterable[Global___ContextManagement] | None = ...,
         image_json: _builtins.str | None = ...,
         access_programs_json: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_access_programs_json", b"_access_programs_json", "_background", b"_background", "_context_management_json", b"_context_management_json", "_conversation_id", b"_conversation_id", "_frequency_penalty", b"_frequency_penalty", "_image_json", b"_image_json", "_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_model", b"_model", "_moderation_json", b"_moderation_json", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_prompt_cache_options_json", b"_prompt_cache_options_json", "_prompt_cache_retention", b"_prompt_cache_retention", "_prompt_json", b"_prompt_json", "_safety_identifier", b"_safety_identifier", "_service_tier", b"_service_tier", "_store", b"_store", "_temperature", b"_temperature", "_tool_choice_mode", b"_tool_choice_mode", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_truncation", b"_truncation", "_user", b"_user", "access_programs_json", b"access_programs_json", "background", b"background", "context_management_json", b"context_management_json", "conversation", b"conversation", "conversation_id", b"conversation_id", "frequency_penalty", b"frequency_penalty", "image_json", b"image_json", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "model", b"model", "moderation_json", b"moderation_json", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt_cache_key", b"prompt_cache_key", "prompt_cache_options_json", b"prompt_cache_options_json", "prompt_cache_retention", b"prompt_cache_retention", "prompt_json", b"prompt_json", "reasoning", b"reasoning", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tool_choice_mode", b"tool_choice_mode", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access_programs_json", b"_access_programs_json", "_background", b"_background", "_conversation_id", b"_conversation_id", "_frequency_penalty", b"_frequency_penalty", "_image_json", b"_image_json", "_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_model", b"_model", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_prompt_cache_retention", b"_prompt_cache_retention", "_prompt_json", b"_prompt_json", "_safety_identifier", b"_safety_identifier", "_service_tier", b"_service_tier", "_store", b"_store", "_temperature", b"_temperature", "_tool_choice_mode", b"_tool_choice_mode", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_truncation", b"_truncation", "_user", b"_user", "access_programs_json", b"access_programs_json", "background", b"background", "conversation", b"conversation", "conversation_id", b"conversation_id", "frequency_penalty", b"frequency_penalty", "image_json", b"image_json", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt_cache_key", b"prompt_cache_key", "prompt_cache_options", b"prompt_cache_options", "prompt_cache_retention", b"prompt_cache_retention", "prompt_json", b"prompt_json", "reasoning", b"reasoning", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tool_choice_mode", b"tool_choice_mode", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access_programs_json", b"_access_programs_json", "_background", b"_background", "_context_management_json", b"_context_management_json", "_conversation_id", b"_conversation_id", "_frequency_penalty", b"_frequency_penalty", "_image_json", b"_image_json", "_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_model", b"_model", "_moderation_json", b"_moderation_json", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_prompt_cache_options_json", b"_prompt_cache_options_json", "_prompt_cache_retention", b"_prompt_cache_retention", "_prompt_json", b"_prompt_json", "_safety_identifier", b"_safety_identifier", "_service_tier", b"_service_tier", "_store", b"_store", "_temperature", b"_temperature", "_tool_choice_mode", b"_tool_choice_mode", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_truncation", b"_truncation", "_user", b"_user", "access_programs_json", b"access_programs_json", "background", b"background", "context_management_json", b"context_management_json", "conversation", b"conversation", "conversation_id", b"conversation_id", "frequency_penalty", b"frequency_penalty", "image_json", b"image_json", "instruction_items", b"instruction_items", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "metadata", b"metadata", "model", b"model", "moderation_json", b"moderation_json", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt_cache_key", b"prompt_cache_key", "prompt_cache_options_json", b"prompt_cache_options_json", "prompt_cache_retention", b"prompt_cache_retention", "prompt_json", b"prompt_json", "reasoning", b"reasoning", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tool_choice_mode", b"tool_choice_mode", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access_programs_json", b"_access_programs_json", "_background", b"_background", "_conversation_id", b"_conversation_id", "_frequency_penalty", b"_frequency_penalty", "_image_json", b"_image_json", "_instructions", b"_instructions", "_max_output_tokens", b"_max_output_tokens", "_max_tool_calls", b"_max_tool_calls", "_model", b"_model", "_parallel_tool_calls", b"_parallel_tool_calls", "_presence_penalty", b"_presence_penalty", "_previous_response_id", b"_previous_response_id", "_prompt_cache_key", b"_prompt_cache_key", "_prompt_cache_retention", b"_prompt_cache_retention", "_prompt_json", b"_prompt_json", "_safety_identifier", b"_safety_identifier", "_service_tier", b"_service_tier", "_store", b"_store", "_temperature", b"_temperature", "_tool_choice_mode", b"_tool_choice_mode", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_truncation", b"_truncation", "_user", b"_user", "access_programs_json", b"access_programs_json", "background", b"background", "context_management", b"context_management", "conversation", b"conversation", "conversation_id", b"conversation_id", "frequency_penalty", b"frequency_penalty", "image_json", b"image_json", "instruction_items", b"instruction_items", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "metadata", b"metadata", "model", b"model", "parallel_tool_calls", b"parallel_tool_calls", "presence_penalty", b"presence_penalty", "previous_response_id", b"previous_response_id", "prompt_cache_key", b"prompt_cache_key", "prompt_cache_options", b"prompt_cache_options", "prompt_cache_retention", b"prompt_cache_retention", "prompt_json", b"prompt_json", "reasoning", b"reasoning", "safety_identifier", b"safety_identifier", "service_tier", b"service_tier", "store", b"store", "temperature", b"temperature", "text", b"text", "tool_choice", b"tool_choice", "tool_choice_mode", b"tool_choice_mode", "tools", b"tools", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__access_programs_json: _TypeAlias = _typing.Literal["access_programs_json"]  # noqa: Y015
     _WhichOneofArgType__access_programs_json: _TypeAlias = _typing.Literal["_access_programs_json", b"_access_programs_json"]  # noqa: Y015
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
-    _WhichOneofReturnType__context_management_json: _TypeAlias = _typing.Literal["context_management_json"]  # noqa: Y015
-    _WhichOneofArgType__context_management_json: _TypeAlias = _typing.Literal["_context_management_json", b"_context_management_json"]  # noqa: Y015
     _WhichOneofReturnType__conversation_id: _TypeAlias = _typing.Literal["conversation_id"]  # noqa: Y015
     _WhichOneofArgType__conversation_id: _TypeAlias = _typing.Literal["_conversation_id", b"_conversation_id"]  # noqa: Y015
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
@@ -324,8 +330,6 @@ class Settings(_message.Message):
     _WhichOneofArgType__max_tool_calls: _TypeAlias = _typing.Literal["_max_tool_calls", b"_max_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
-    _WhichOneofReturnType__moderation_json: _TypeAlias = _typing.Literal["moderation_json"]  # noqa: Y015
-    _WhichOneofArgType__moderation_json: _TypeAlias = _typing.Literal["_moderation_json", b"_moderation_json"]  # noqa: Y015
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
@@ -334,8 +338,6 @@ class Settings(_message.Message):
     _WhichOneofArgType__previous_response_id: _TypeAlias = _typing.Literal["_previous_response_id", b"_previous_response_id"]  # noqa: Y015
     _WhichOneofReturnType__prompt_cache_key: _TypeAlias = _typing.Literal["prompt_cache_key"]  # noqa: Y015
     _WhichOneofArgType__prompt_cache_key: _TypeAlias = _typing.Literal["_prompt_cache_key", b"_prompt_cache_key"]  # noqa: Y015
-    _WhichOneofReturnType__prompt_cache_options_json: _TypeAlias = _typing.Literal["prompt_cache_options_json"]  # noqa: Y015
-    _WhichOneofArgType__prompt_cache_options_json: _TypeAlias = _typing.Literal["_prompt_cache_options_json", b"_prompt_cache_options_json"]  # noqa: Y015
     _WhichOneofReturnType__prompt_cache_retention: _TypeAlias = _typing.Literal["prompt_cache_retention"]  # noqa: Y015
     _WhichOneofArgType__prompt_cache_retention: _TypeAlias = _typing.Literal["_prompt_cache_retention", b"_prompt_cache_retention"]  # noqa: Y015
     _WhichOneofReturnType__prompt_json: _TypeAlias = _typing.Literal["prompt_json"]  # noqa: Y015
@@ -363,8 +365,6 @@ class Settings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__background) -> _WhichOneofReturnType__background | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_management_json) -> _WhichOneofReturnType__context_management_json | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__conversation_id) -> _WhichOneofReturnType__conversation_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
@@ -379,8 +379,6 @@ class Settings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__moderation_json) -> _WhichOneofReturnType__moderation_json | None: ...
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
@@ -388,8 +386,6 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_response_id) -> _WhichOneofReturnType__previous_response_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_cache_key) -> _WhichOneofReturnType__prompt_cache_key | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_cache_options_json) -> _WhichOneofReturnType__prompt_cache_options_json | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_cache_retention) -> _WhichOneofReturnType__prompt_cache_retention | None: ...
     @_typing.overload
@@ -414,6 +410,185 @@ class Settings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__user) -> _WhichOneofReturnType__user | None: ...
 
 Global___Settings: _TypeAlias = Settings  # noqa: Y015
+
+@_typing.final
+class PromptCacheOptions(_message.Message):
+    """How prompts are cached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    PREWARM_FIELD_NUMBER: _builtins.int
+    COMPARISON_RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """"implicit" or "explicit". Accepted and echoed: what can be cached is."""
+    ttl: _builtins.str
+    """How long at least, "30m" or "12h". Accepted and echoed."""
+    prewarm: _builtins.bool
+    """True makes the request a warm-up, whatever `generate` says."""
+    comparison_response_id: _builtins.str
+    """A response of the client's: `Response.prompt_cache_diagnostics_json` says what of its prompt this
+    one can use again, and what is in the way.
+    """
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str | None = ...,
+        ttl: _builtins.str | None = ...,
+        prewarm: _builtins.bool | None = ...,
+        comparison_response_id: _builtins.str | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_comparison_response_id", b"_comparison_response_id", "_mode", b"_mode", "_prewarm", b"_prewarm", "_ttl", b"_ttl", "comparison_response_id", b"comparison_response_id", "mode", b"mode", "prewarm", b"prewarm", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_comparison_response_id", b"_comparison_response_id", "_mode", b"_mode", "_prewarm", b"_prewarm", "_ttl", b"_ttl", "comparison_response_id", b"comparison_response_id", "extra_json", b"extra_json", "mode", b"mode", "prewarm", b"prewarm", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__comparison_response_id: _TypeAlias = _typing.Literal["comparison_response_id"]  # noqa: Y015
+    _WhichOneofArgType__comparison_response_id: _TypeAlias = _typing.Literal["_comparison_response_id", b"_comparison_response_id"]  # noqa: Y015
+    _WhichOneofReturnType__mode: _TypeAlias = _typing.Literal["mode"]  # noqa: Y015
+    _WhichOneofArgType__mode: _TypeAlias = _typing.Literal["_mode", b"_mode"]  # noqa: Y015
+    _WhichOneofReturnType__prewarm: _TypeAlias = _typing.Literal["prewarm"]  # noqa: Y015
+    _WhichOneofArgType__prewarm: _TypeAlias = _typing.Literal["_prewarm", b"_prewarm"]  # noqa: Y015
+    _WhichOneofReturnType__ttl: _TypeAlias = _typing.Literal["ttl"]  # noqa: Y015
+    _WhichOneofArgType__ttl: _TypeAlias = _typing.Literal["_ttl", b"_ttl"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__comparison_response_id) -> _WhichOneofReturnType__comparison_response_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prewarm) -> _WhichOneofReturnType__prewarm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl) -> _WhichOneofReturnType__ttl | None: ...
+
+Global___PromptCacheOptions: _TypeAlias = PromptCacheOptions  # noqa: Y015
+
+@_typing.final
+class ContextManagement(_message.Message):
+    """One way to keep a conversation short."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    COMPACT_THRESHOLD_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """"compaction"."""
+    compact_threshold: _builtins.int
+    """The conversation is compacted before a turn whose prompt has at least this many tokens."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        compact_threshold: _builtins.int | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compact_threshold", b"_compact_threshold", "compact_threshold", b"compact_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compact_threshold", b"_compact_threshold", "compact_threshold", b"compact_threshold", "extra_json", b"extra_json", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compact_threshold: _TypeAlias = _typing.Literal["compact_threshold"]  # noqa: Y015
+    _WhichOneofArgType__compact_threshold: _TypeAlias = _typing.Literal["_compact_threshold", b"_compact_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compact_threshold) -> _WhichOneofReturnType__compact_threshold | None: ...
+
+Global___ContextManagement: _TypeAlias = ContextManagement  # noqa: Y015
+
+@_typing.final
+class ModerationSettings(_message.Message):
+    """How input and output are screened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the classifier."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    @_builtins.property
+    def policy(self) -> Global___ModerationPolicy:
+        """What follows from its verdicts; without it they are only told."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        policy: Global___ModerationPolicy | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "model", b"model", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerationSettings: _TypeAlias = ModerationSettings  # noqa: Y015
+
+@_typing.final
+class ModerationPolicy(_message.Message):
+    """What follows from the verdicts of a classifier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    @_builtins.property
+    def input(self) -> Global___ModerationMode:
+        """For what the client sends."""
+
+    @_builtins.property
+    def output(self) -> Global___ModerationMode:
+        """For what the model says."""
+
+    def __init__(
+        self,
+        *,
+        input: Global___ModerationMode | None = ...,
+        output: Global___ModerationMode | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "input", b"input", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerationPolicy: _TypeAlias = ModerationPolicy  # noqa: Y015
+
+@_typing.final
+class ModerationMode(_message.Message):
+    """What follows from a verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """"score" tells it, "block" also withholds what is flagged."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModerationMode: _TypeAlias = ModerationMode  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
@@ -464,22 +639,28 @@ class NamedTool(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The tool's name."""
+    namespace: _builtins.str
+    """The namespace the tool belongs to."""
     extra_json: _builtins.str
     """Members of the JSON form that are not declared here."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        namespace: _builtins.str | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_namespace", b"_namespace", "namespace", b"namespace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_namespace", b"_namespace", "extra_json", b"extra_json", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__namespace: _TypeAlias = _typing.Literal["namespace"]  # noqa: Y015
+    _WhichOneofArgType__namespace: _TypeAlias = _typing.Literal["_namespace", b"_namespace"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespace) -> _WhichOneofReturnType__namespace | None: ...
 
 Global___NamedTool: _TypeAlias = NamedTool  # noqa: Y015
 
@@ -777,6 +958,8 @@ class Response(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    MODERATION_JSON_FIELD_NUMBER: _builtins.int
+    PROMPT_CACHE_DIAGNOSTICS_JSON_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the response. Unguessable, and worthless outside the tenant that made it."""
@@ -788,6 +971,10 @@ class Response(_message.Message):
     """When the turn ended with status "completed", in seconds since 1970."""
     status: _builtins.str
     """"queued", "in_progress", "completed", "incomplete", "failed" or "cancelled"."""
+    moderation_json: _builtins.str
+    """What screening said of input and output, where it was asked for: a JSON object."""
+    prompt_cache_diagnostics_json: _builtins.str
+    """How the prompt compares with that of `prompt_cache_options.comparison_response_id`: a JSON object."""
     extra_json: _builtins.str
     """Members of the JSON form that are not declared here."""
     @_builtins.property
@@ -823,15 +1010,26 @@ class Response(_message.Message):
         output: _abc.Iterable[_items_pb2.Item] | None = ...,
         usage: Global___Usage | None = ...,
         settings: Global___Settings | None = ...,
+        moderation_json: _builtins.str | None = ...,
+        prompt_cache_diagnostics_json: _builtins.str | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "completed_at", b"completed_at", "error", b"error", "incomplete_details", b"incomplete_details", "settings", b"settings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_moderation_json", b"_moderation_json", "_prompt_cache_diagnostics_json", b"_prompt_cache_diagnostics_json", "completed_at", b"completed_at", "error", b"error", "incomplete_details", b"incomplete_details", "moderation_json", b"moderation_json", "prompt_cache_diagnostics_json", b"prompt_cache_diagnostics_json", "settings", b"settings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "extra_json", b"extra_json", "id", b"id", "incomplete_details", b"incomplete_details", "object", b"object", "output", b"output", "settings", b"settings", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_moderation_json", b"_moderation_json", "_prompt_cache_diagnostics_json", b"_prompt_cache_diagnostics_json", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "extra_json", b"extra_json", "id", b"id", "incomplete_details", b"incomplete_details", "moderation_json", b"moderation_json", "object", b"object", "output", b"output", "prompt_cache_diagnostics_json", b"prompt_cache_diagnostics_json", "settings", b"settings", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
+    _WhichOneofReturnType__moderation_json: _TypeAlias = _typing.Literal["moderation_json"]  # noqa: Y015
+    _WhichOneofArgType__moderation_json: _TypeAlias = _typing.Literal["_moderation_json", b"_moderation_json"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_cache_diagnostics_json: _TypeAlias = _typing.Literal["prompt_cache_diagnostics_json"]  # noqa: Y015
+    _WhichOneofArgType__prompt_cache_diagnostics_json: _TypeAlias = _typing.Literal["_prompt_cache_diagnostics_json", b"_prompt_cache_diagnostics_json"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__completed_at) -> _WhichOneofReturnType__completed_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__moderation_json) -> _WhichOneofReturnType__moderation_json | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_cache_diagnostics_json) -> _WhichOneofReturnType__prompt_cache_diagnostics_json | None: ...
 
 Global___Response: _TypeAlias = Response  # noqa: Y015
 
@@ -874,7 +1072,7 @@ class IncompleteDetails(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """"max_output_tokens", "content_filter", "max_messages" or "steered"."""
+    """"max_output_tokens", "content_filter", "max_messages", "steered" or "interrupted"."""
     extra_json: _builtins.str
     """Members of the JSON form that are not declared here."""
     def __init__(

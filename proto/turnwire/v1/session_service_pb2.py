@@ -24,50 +24,83 @@ _sym_db = _symbol_database.Default()
 
 from turnwire.v1 import events_pb2 as turnwire_dot_v1_dot_events__pb2
 from turnwire.v1 import items_pb2 as turnwire_dot_v1_dot_items__pb2
+from turnwire.v1 import json_form_pb2 as turnwire_dot_v1_dot_json__form__pb2
 from turnwire.v1 import responses_pb2 as turnwire_dot_v1_dot_responses__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x07\n\x05\x44rain\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"%\n\x0e\x44\x65leteResponse\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"L\n\x16ListInputItemsResponse\x12 \n\x05items\x18\x01 \x03(\x0b\x32\x11.turnwire.v1.Item\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"w\n\x0f\x43ompactResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\x12!\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.Item\x12!\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.Usage\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.Model\"%\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owned_by\x18\x02 \x01(\t2\x8a\x04\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/json_form.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x07\n\x05\x44rain\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"T\n\rFollowRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x1b\n\x0estarting_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_starting_after\":\n\x0e\x46ollowResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"b\n\x0e\x44\x65leteResponse\x12\x1f\n\x0bresponse_id\x18\x01 \x01(\tB\n\xb2\xc8\x18\x06\x1a\x02id \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x64\x65leted\x18\x03 \x01(\x08\x42\x06\xb2\xc8\x18\x02 \x02\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"=\n\x16ListInputItemsResponse\x12#\n\x04list\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.ItemList\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"\xaf\x01\n\x0f\x43ompactResponse\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x1a\n\ncreated_at\x18\x02 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x12)\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.ItemB\x06\xb2\xc8\x18\x02 \x02\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.UsageB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x05 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"\x13\n\x11ListModelsRequest\"^\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.ModelB\x0c\xb2\xc8\x18\x08\x1a\x04\x64\x61ta \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"f\n\x05Model\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x18\n\x08owned_by\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x03 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x63reated\x18\x04 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x32\xcf\x04\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x43\n\x06\x46ollow\x12\x1a.turnwire.v1.FollowRequest\x1a\x1b.turnwire.v1.FollowResponse0\x01\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnwire.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONNECTREQUEST']._serialized_start=130
-  _globals['_CONNECTREQUEST']._serialized_end=188
-  _globals['_CONNECTRESPONSE']._serialized_start=191
-  _globals['_CONNECTRESPONSE']._serialized_end=328
-  _globals['_HEARTBEAT']._serialized_start=330
-  _globals['_HEARTBEAT']._serialized_end=341
-  _globals['_DRAIN']._serialized_start=343
-  _globals['_DRAIN']._serialized_end=350
-  _globals['_GETREQUEST']._serialized_start=352
-  _globals['_GETREQUEST']._serialized_end=385
-  _globals['_GETRESPONSE']._serialized_start=387
-  _globals['_GETRESPONSE']._serialized_end=441
-  _globals['_DELETEREQUEST']._serialized_start=443
-  _globals['_DELETEREQUEST']._serialized_end=479
-  _globals['_DELETERESPONSE']._serialized_start=481
-  _globals['_DELETERESPONSE']._serialized_end=518
-  _globals['_CANCELREQUEST']._serialized_start=520
-  _globals['_CANCELREQUEST']._serialized_end=556
-  _globals['_CANCELRESPONSE']._serialized_start=558
-  _globals['_CANCELRESPONSE']._serialized_end=615
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=617
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=706
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=708
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=784
-  _globals['_COMPACTREQUEST']._serialized_start=786
-  _globals['_COMPACTREQUEST']._serialized_end=847
-  _globals['_COMPACTRESPONSE']._serialized_start=849
-  _globals['_COMPACTRESPONSE']._serialized_end=968
-  _globals['_LISTMODELSREQUEST']._serialized_start=970
-  _globals['_LISTMODELSREQUEST']._serialized_end=989
-  _globals['_LISTMODELSRESPONSE']._serialized_start=991
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1047
-  _globals['_MODEL']._serialized_start=1049
-  _globals['_MODEL']._serialized_end=1086
-  _globals['_SESSIONSERVICE']._serialized_start=1089
-  _globals['_SESSIONSERVICE']._serialized_end=1611
+  _globals['_DELETERESPONSE'].fields_by_name['response_id']._loaded_options = None
+  _globals['_DELETERESPONSE'].fields_by_name['response_id']._serialized_options = b'\262\310\030\006\032\002id \002'
+  _globals['_DELETERESPONSE'].fields_by_name['object']._loaded_options = None
+  _globals['_DELETERESPONSE'].fields_by_name['object']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_DELETERESPONSE'].fields_by_name['deleted']._loaded_options = None
+  _globals['_DELETERESPONSE'].fields_by_name['deleted']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_COMPACTRESPONSE'].fields_by_name['id']._loaded_options = None
+  _globals['_COMPACTRESPONSE'].fields_by_name['id']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_COMPACTRESPONSE'].fields_by_name['created_at']._loaded_options = None
+  _globals['_COMPACTRESPONSE'].fields_by_name['created_at']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_COMPACTRESPONSE'].fields_by_name['output']._loaded_options = None
+  _globals['_COMPACTRESPONSE'].fields_by_name['output']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_COMPACTRESPONSE'].fields_by_name['usage']._loaded_options = None
+  _globals['_COMPACTRESPONSE'].fields_by_name['usage']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_COMPACTRESPONSE'].fields_by_name['object']._loaded_options = None
+  _globals['_COMPACTRESPONSE'].fields_by_name['object']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_LISTMODELSRESPONSE'].fields_by_name['models']._loaded_options = None
+  _globals['_LISTMODELSRESPONSE'].fields_by_name['models']._serialized_options = b'\262\310\030\010\032\004data \002'
+  _globals['_LISTMODELSRESPONSE'].fields_by_name['object']._loaded_options = None
+  _globals['_LISTMODELSRESPONSE'].fields_by_name['object']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_MODEL'].fields_by_name['id']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['id']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_MODEL'].fields_by_name['owned_by']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['owned_by']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_MODEL'].fields_by_name['object']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['object']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_MODEL'].fields_by_name['created']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['created']._serialized_options = b'\262\310\030\002 \002'
+  _globals['_CONNECTREQUEST']._serialized_start=159
+  _globals['_CONNECTREQUEST']._serialized_end=217
+  _globals['_CONNECTRESPONSE']._serialized_start=220
+  _globals['_CONNECTRESPONSE']._serialized_end=357
+  _globals['_HEARTBEAT']._serialized_start=359
+  _globals['_HEARTBEAT']._serialized_end=370
+  _globals['_DRAIN']._serialized_start=372
+  _globals['_DRAIN']._serialized_end=379
+  _globals['_GETREQUEST']._serialized_start=381
+  _globals['_GETREQUEST']._serialized_end=414
+  _globals['_GETRESPONSE']._serialized_start=416
+  _globals['_GETRESPONSE']._serialized_end=470
+  _globals['_FOLLOWREQUEST']._serialized_start=472
+  _globals['_FOLLOWREQUEST']._serialized_end=556
+  _globals['_FOLLOWRESPONSE']._serialized_start=558
+  _globals['_FOLLOWRESPONSE']._serialized_end=616
+  _globals['_DELETEREQUEST']._serialized_start=618
+  _globals['_DELETEREQUEST']._serialized_end=654
+  _globals['_DELETERESPONSE']._serialized_start=656
+  _globals['_DELETERESPONSE']._serialized_end=754
+  _globals['_CANCELREQUEST']._serialized_start=756
+  _globals['_CANCELREQUEST']._serialized_end=792
+  _globals['_CANCELRESPONSE']._serialized_start=794
+  _globals['_CANCELRESPONSE']._serialized_end=851
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=853
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=942
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=944
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=1005
+  _globals['_COMPACTREQUEST']._serialized_start=1007
+  _globals['_COMPACTREQUEST']._serialized_end=1068
+  _globals['_COMPACTRESPONSE']._serialized_start=1071
+  _globals['_COMPACTRESPONSE']._serialized_end=1246
+  _globals['_LISTMODELSREQUEST']._serialized_start=1248
+  _globals['_LISTMODELSREQUEST']._serialized_end=1267
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1269
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1363
+  _globals['_MODEL']._serialized_start=1365
+  _globals['_MODEL']._serialized_end=1467
+  _globals['_SESSIONSERVICE']._serialized_start=1470
+  _globals['_SESSIONSERVICE']._serialized_end=2061
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class SessionServiceStub:
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     def __init__(self, channel):
@@ -45,6 +46,11 @@ class SessionServiceStub:
                 '/turnwire.v1.SessionService/Get',
                 request_serializer=turnwire_dot_v1_dot_session__service__pb2.GetRequest.SerializeToString,
                 response_deserializer=turnwire_dot_v1_dot_session__service__pb2.GetResponse.FromString,
+                _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/turnwire.v1.SessionService/Follow',
+                request_serializer=turnwire_dot_v1_dot_session__service__pb2.FollowRequest.SerializeToString,
+                response_deserializer=turnwire_dot_v1_dot_session__service__pb2.FollowResponse.FromString,
                 _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/turnwire.v1.SessionService/Delete',
@@ -75,7 +81,8 @@ class SessionServiceStub:
 
 class SessionServiceServicer:
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     def Connect(self, request_iterator, context):
@@ -88,7 +95,15 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Returns a stored response. NOT_FOUND is also the answer for another tenant's.
+        """Returns a stored response, also while it is being made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Follow(self, request, context):
+        """Tells a stored response's events again, and then those that follow while it is being made. The
+        stream ends with OK after the response's last event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,28 +111,28 @@ class SessionServiceServicer:
 
     def Delete(self, request, context):
         """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
-        keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+        keeps the conversation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Cancels a response that is being made. UNIMPLEMENTED in this version.
+        """Ends a stored response that is being made, as `cancelled`. One that has ended is returned as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInputItems(self, request, context):
-        """Lists the input items of a stored response. UNIMPLEMENTED in this version.
+        """Lists the input items of a stored response.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Compact(self, request, context):
-        """Compacts a conversation. UNIMPLEMENTED in this version.
+        """Compacts a conversation: what comes of it begins a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +157,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=turnwire_dot_v1_dot_session__service__pb2.GetRequest.FromString,
                     response_serializer=turnwire_dot_v1_dot_session__service__pb2.GetResponse.SerializeToString,
+            ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=turnwire_dot_v1_dot_session__service__pb2.FollowRequest.FromString,
+                    response_serializer=turnwire_dot_v1_dot_session__service__pb2.FollowResponse.SerializeToString,
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
@@ -178,7 +198,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     @staticmethod
@@ -225,6 +246,33 @@ class SessionService:
             '/turnwire.v1.SessionService/Get',
             turnwire_dot_v1_dot_session__service__pb2.GetRequest.SerializeToString,
             turnwire_dot_v1_dot_session__service__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/turnwire.v1.SessionService/Follow',
+            turnwire_dot_v1_dot_session__service__pb2.FollowRequest.SerializeToString,
+            turnwire_dot_v1_dot_session__service__pb2.FollowResponse.FromString,
             options,
             channel_credentials,
             insecure,

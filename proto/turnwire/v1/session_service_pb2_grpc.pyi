@@ -30,7 +30,8 @@ GRPC_VERSION: str
 
 class SessionServiceStub:
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     @_typing.overload
@@ -43,24 +44,29 @@ class SessionServiceStub:
     a status that names the reason otherwise.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]
-    """Returns a stored response. NOT_FOUND is also the answer for another tenant's."""
+    """Returns a stored response, also while it is being made."""
+    Follow: _grpc.UnaryStreamMultiCallable[_session_service_pb2.FollowRequest, _session_service_pb2.FollowResponse]
+    """Tells a stored response's events again, and then those that follow while it is being made. The
+    stream ends with OK after the response's last event.
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteRequest, _session_service_pb2.DeleteResponse]
     """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
-    keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+    keeps the conversation.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CancelRequest, _session_service_pb2.CancelResponse]
-    """Cancels a response that is being made. UNIMPLEMENTED in this version."""
+    """Ends a stored response that is being made, as `cancelled`. One that has ended is returned as it is."""
     ListInputItems: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListInputItemsRequest, _session_service_pb2.ListInputItemsResponse]
-    """Lists the input items of a stored response. UNIMPLEMENTED in this version."""
+    """Lists the input items of a stored response."""
     Compact: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CompactRequest, _session_service_pb2.CompactResponse]
-    """Compacts a conversation. UNIMPLEMENTED in this version."""
+    """Compacts a conversation: what comes of it begins a new one."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListModelsRequest, _session_service_pb2.ListModelsResponse]
     """Lists the models that responses can be asked of."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -70,23 +76,28 @@ class SessionServiceAsyncStub(SessionServiceStub):
     a status that names the reason otherwise.
     """
     Get: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]  # type: ignore[assignment]
-    """Returns a stored response. NOT_FOUND is also the answer for another tenant's."""
+    """Returns a stored response, also while it is being made."""
+    Follow: _aio.UnaryStreamMultiCallable[_session_service_pb2.FollowRequest, _session_service_pb2.FollowResponse]  # type: ignore[assignment]
+    """Tells a stored response's events again, and then those that follow while it is being made. The
+    stream ends with OK after the response's last event.
+    """
     Delete: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteRequest, _session_service_pb2.DeleteResponse]  # type: ignore[assignment]
     """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
-    keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+    keeps the conversation.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CancelRequest, _session_service_pb2.CancelResponse]  # type: ignore[assignment]
-    """Cancels a response that is being made. UNIMPLEMENTED in this version."""
+    """Ends a stored response that is being made, as `cancelled`. One that has ended is returned as it is."""
     ListInputItems: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListInputItemsRequest, _session_service_pb2.ListInputItemsResponse]  # type: ignore[assignment]
-    """Lists the input items of a stored response. UNIMPLEMENTED in this version."""
+    """Lists the input items of a stored response."""
     Compact: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CompactRequest, _session_service_pb2.CompactResponse]  # type: ignore[assignment]
-    """Compacts a conversation. UNIMPLEMENTED in this version."""
+    """Compacts a conversation: what comes of it begins a new one."""
     ListModels: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListModelsRequest, _session_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that responses can be asked of."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Conversations with models, kept in memory between turns. Callers authenticate with
-    `authorization: Bearer <key>` metadata where keys are configured.
+    `authorization: Bearer <key>` metadata where keys are configured. Of what is another tenant's,
+    every call says NOT_FOUND, as of what never was.
     """
 
     @_abc_1.abstractmethod
@@ -106,7 +117,17 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetResponse, _abc.Awaitable[_session_service_pb2.GetResponse]]:
-        """Returns a stored response. NOT_FOUND is also the answer for another tenant's."""
+        """Returns a stored response, also while it is being made."""
+
+    @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _session_service_pb2.FollowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.FollowResponse], _abc.AsyncIterator[_session_service_pb2.FollowResponse]]:
+        """Tells a stored response's events again, and then those that follow while it is being made. The
+        stream ends with OK after the response's last event.
+        """
 
     @_abc_1.abstractmethod
     def Delete(
@@ -115,7 +136,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteResponse, _abc.Awaitable[_session_service_pb2.DeleteResponse]]:
         """Deletes a stored response: it can no longer be retrieved or continued. What continued it before
-        keeps the conversation. NOT_FOUND is also the answer for another tenant's.
+        keeps the conversation.
         """
 
     @_abc_1.abstractmethod
@@ -124,7 +145,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CancelResponse, _abc.Awaitable[_session_service_pb2.CancelResponse]]:
-        """Cancels a response that is being made. UNIMPLEMENTED in this version."""
+        """Ends a stored response that is being made, as `cancelled`. One that has ended is returned as it is."""
 
     @_abc_1.abstractmethod
     def ListInputItems(
@@ -132,7 +153,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListInputItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListInputItemsResponse, _abc.Awaitable[_session_service_pb2.ListInputItemsResponse]]:
-        """Lists the input items of a stored response. UNIMPLEMENTED in this version."""
+        """Lists the input items of a stored response."""
 
     @_abc_1.abstractmethod
     def Compact(
@@ -140,7 +161,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.CompactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CompactResponse, _abc.Awaitable[_session_service_pb2.CompactResponse]]:
-        """Compacts a conversation. UNIMPLEMENTED in this version."""
+        """Compacts a conversation: what comes of it begins a new one."""
 
     @_abc_1.abstractmethod
     def ListModels(
