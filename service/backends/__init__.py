@@ -5,7 +5,7 @@ from the model server yielded: it is never held back to grow. Backends own no ta
 iterates `generate` and closes it when the client is gone, which must stop the model server's work.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -20,9 +20,15 @@ class Prompt:
     history: Sequence[Segment]
     """Oldest first. `Segment.rendered[dialect]` holds what was rendered before; render what is missing."""
     input: Sequence[items_pb2.Item]
-    """The new items of this turn."""
+    """The new items of this turn, legible."""
+    legible: Callable[[Sequence[items_pb2.Item]], Sequence[items_pb2.Item]]
+    """Makes a segment's items what a model can be told: opens what was compacted."""
     settings: responses_pb2.Settings
-    """Model, instructions, tools, sampling. What the client left open is the model server's choice."""
+    """Model, instructions, sampling. What the client left open is the model server's choice."""
+    tools: Sequence[items_pb2.Tool]
+    """What may be called: the request's tools, then those that the conversation added."""
+    logprobs: bool
+    """Whether text is wanted as `ScoredText`, where the model server can tell."""
     extra_json: str
     """Members of the request that the contract does not know: for model servers that may."""
     conversation: str
@@ -35,6 +41,13 @@ class Text(NamedTuple):
     """More of the answer's text."""
 
     text: str
+
+
+class ScoredText(NamedTuple):
+    """More of the answer's text, with how likely its tokens were."""
+
+    text: str
+    logprobs: Sequence[items_pb2.Logprob]
 
 
 class RefusalText(NamedTuple):
@@ -59,12 +72,14 @@ class FunctionCallBegins(NamedTuple):
     """The model calls a function; its arguments follow as `CallText`."""
 
     name: str
+    namespace: str | None = None
 
 
 class CustomCallBegins(NamedTuple):
     """The model calls a custom tool; its input follows as `CallText`."""
 
     name: str
+    namespace: str | None = None
 
 
 class CallText(NamedTuple):
@@ -92,6 +107,7 @@ class Finished(NamedTuple):
 
 Produced: TypeAlias = (
     Text
+    | ScoredText
     | RefusalText
     | ReasoningText
     | ReasoningSummaryText

@@ -1,7 +1,13 @@
-"""The tools of a request, and which of them the model may or must call."""
+"""The tools of a request: what a model knows them by, and which of them it may or must call.
 
+A tool may belong to a namespace. A model knows no namespaces: it reads and writes one joined name,
+which every model server accepts, and a `Toolbox` knows which tool that is.
+"""
+
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +27,10 @@ _FREE_TEXT = {
     "required": ["input"],
     "additionalProperties": False,
 }
+_LONGEST_NAME = 64
+_DIGEST_BYTES = 4
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST_TYPE = 64  # of what a client may have repeated to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +38,99 @@ class CallableTool:
     """A tool of the client's."""
 
     kind: Literal["function", "custom"]
+    joined: str
+    """The name by which the model knows it."""
     name: str
+    namespace: str | None
     description: str
+    """What it does, after what its namespace is for."""
     parameters: Mapping[str, Any]
 
     @property
     def signature(self) -> str:
         """What the model is told."""
         function = {
-            "name": self.name,
+            "name": self.joined,
             "description": self.description,
             "parameters": self.parameters,
         }
         return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
+
+
+class Toolbox:
+    """What may be called. Of tools with the same namespace and name the last one counts."""
+
+    def __init__(self, tools: Iterable[items_pb2.Tool]) -> None:
+        """Tools of other types (hosted ones, unknown ones) are not for these models: left out."""
+        self._names: dict[tuple[str | None, str], str] = {}
+        self.tools: dict[str, CallableTool] = {}
+        """By joined name."""
+        for tool in tools:
+            if tool.HasField("namespace"):
+                for member in tool.namespace.tools:
+                    self._add(member, tool.namespace)
+            else:
+                self._add(tool, None)
+
+    def joined(self, namespace: str, name: str) -> str:
+        """Return the name by which the model knows a tool, also one that is here no more."""
+        return self._names.get((namespace or None, name)) or joined_name(namespace, name)
+
+    def named(self, namespace: str, name: str) -> dict[str, CallableTool]:
+        """Return the tools that a name means, the closest meaning first. Raises `ModelError`."""
+        own = {j: t for j, t in self.tools.items() if namespace in {"", t.namespace}}
+        meanings = (
+            {j: t for j, t in own.items() if (t.namespace or "", t.name) == (namespace, name)},
+            {j: t for j, t in own.items() if j == name},
+            {j: t for j, t in own.items() if t.name == name},
+        )
+        for meant in meanings:
+            if meant:
+                return meant
+        raise ModelError("invalid_prompt", "tool_choice names a tool that is not among the tools.")
+
+    def _add(self, tool: items_pb2.Tool, group: items_pb2.NamespaceTool | None) -> None:
+        kind = tool.WhichOneof("kind")
+        if kind not in {"function", "custom"}:
+            return
+        declared = tool.function if kind == "function" else tool.custom
+        namespace = (group.name or None) if group else None
+        joined = self._new_name(namespace, declared.name)
+        described = [group.description if group else "", declared.description]
+        self.tools[joined] = CallableTool(
+            kind,
+            joined,
+            declared.name,
+            namespace,
+            "\n\n".join(filter(None, described)),
+            _FREE_TEXT if kind == "custom" else _schema(tool.function.parameters_json or "{}"),
+        )
+
+    def _new_name(self, namespace: str | None, name: str) -> str:
+        known = self._names.get((namespace, name))
+        if known is None:
+            known = joined_name(namespace, name)
+            if known in self.tools:
+                known = _told_apart(known, namespace, name)
+            self._names[namespace, name] = known
+        return known
+
+
+def joined_name(namespace: str | None, name: str) -> str:
+    """Return namespace and name as one name that model servers accept. Depends on nothing else."""
+    separator = "__" if namespace and not namespace.endswith("__") else ""
+    whole = f"{namespace or ''}{separator}{name}"
+    accepted = _NOT_IN_NAMES.sub("_", whole)
+    if whole and accepted == whole and len(whole) <= _LONGEST_NAME:
+        return whole
+    return _told_apart(accepted, namespace, name)
+
+
+def _told_apart(joined: str, namespace: str | None, name: str) -> str:
+    """Mark a name that says too little with what tells it from others."""
+    whole = f"{namespace or ''}\0{name}".encode()
+    mark = hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{joined[: _LONGEST_NAME - 1 - len(mark)]}_{mark}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +138,47 @@ class ToolChoice:
     """Which tools may be called, and whether one of them must be."""
 
     tools: Mapping[str, CallableTool]
+    """By joined name."""
     forced: bool
 
 
-def callable_tools(tools: Iterable[items_pb2.Tool], namespace: str = "") -> Iterator[CallableTool]:
-    """Return the client's tools. Others (hosted ones, unknown ones) are not for this model."""
-    for tool in tools:
-        match tool.WhichOneof("kind"):
-            case "function":
-                parameters = _schema(tool.function.parameters_json or "{}")
-                yield CallableTool(
-                    "function",
-                    namespace + tool.function.name,
-                    tool.function.description,
-                    parameters,
-                )
-            case "custom":
-                yield CallableTool(
-                    "custom", namespace + tool.custom.name, tool.custom.description, _FREE_TEXT
-                )
-            case "namespace":
-                yield from callable_tools(tool.namespace.tools, f"{tool.namespace.name}.")
-            case _:
-                pass
-
-
-def tool_choice(settings: responses_pb2.Settings, tools: Mapping[str, CallableTool]) -> ToolChoice:
+def tool_choice(settings: responses_pb2.Settings, toolbox: Toolbox) -> ToolChoice:
     """Decide what a request's `tool_choice` means. Raises `ModelError` where it cannot be honoured."""
-    match settings.tool_choice.WhichOneof("kind"):
+    choice = settings.tool_choice
+    match choice.WhichOneof("kind"):
         case "function":
-            return ToolChoice(_named(tools, [settings.tool_choice.function.name]), forced=True)
+            named = choice.function
+            return ToolChoice(toolbox.named(named.namespace, named.name), forced=True)
         case "custom":
-            return ToolChoice(_named(tools, [settings.tool_choice.custom.name]), forced=True)
+            named = choice.custom
+            return ToolChoice(toolbox.named(named.namespace, named.name), forced=True)
         case "allowed_tools":
-            allowed = settings.tool_choice.allowed_tools
-            return ToolChoice(
-                _named(tools, _allowed(allowed.tools_json)), forced=allowed.mode == "required"
-            )
+            allowed = dict(_allowed(choice.allowed_tools.tools_json, toolbox))
+            return _by_mode(allowed, choice.allowed_tools.mode)
         case "other_json":
-            raise ModelError("invalid_prompt", "This model cannot honour this type of tool_choice.")
+            raise ModelError(
+                "invalid_prompt",
+                f"This model cannot honour tool_choice of type '{_type(choice.other_json)}'.",
+            )
         case None:
-            return _by_mode(tools, settings.tool_choice_mode)
+            return _by_mode(toolbox.tools, settings.tool_choice_mode)
 
 
-def _allowed(tools_json: Iterable[str]) -> list[str]:
-    """Return the names of allowed tools. What has none (a hosted tool) is not for this model."""
-    tools = (orjson.loads(tool) for tool in tools_json)
-    names = (tool.get("name") for tool in tools if isinstance(tool, dict))
-    return [name for name in names if isinstance(name, str)]
+def one_call_only(settings: responses_pb2.Settings) -> bool:
+    """Return whether a turn ends after its first call."""
+    return settings.HasField("parallel_tool_calls") and not settings.parallel_tool_calls
+
+
+def _allowed(tools_json: Iterable[str], toolbox: Toolbox) -> Iterator[tuple[str, CallableTool]]:
+    """Yield the tools that a list allows. Types that are not for this model are left out."""
+    for tool_json in tools_json:
+        match _parsed(tool_json):
+            case {"type": "namespace", "name": str(group)}:
+                yield from ((j, t) for j, t in toolbox.tools.items() if t.namespace == group)
+            case {"type": "function" | "custom", "name": str(name), "namespace": str(group)}:
+                yield from toolbox.named(group, name).items()
+            case {"type": "function" | "custom", "name": str(name)}:
+                yield from toolbox.named("", name).items()
 
 
 def constraint(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,19 +209,25 @@ def text_constraint(settings: responses_pb2.Settings) -> dict[str, Any]:
 def _by_mode(tools: Mapping[str, CallableTool], mode: str) -> ToolChoice:
     if mode == "required" and not tools:
         raise ModelError(
-            "invalid_prompt", "tool_choice is 'required', but there are no tools to call."
+            "invalid_prompt", "tool_choice demands a call, but no tool that this model can call."
         )
     return ToolChoice({} if mode == "none" else tools, forced=mode == "required")
 
 
-def _named(tools: Mapping[str, CallableTool], names: Sequence[str]) -> dict[str, CallableTool]:
-    if not names or any(name not in tools for name in names):
-        raise ModelError("invalid_prompt", "tool_choice names a tool that is not among the tools.")
-    return {name: tools[name] for name in names}
+def _type(choice_json: str) -> str:
+    choice = _parsed(choice_json)
+    return str(choice.get("type"))[:_LONGEST_TYPE] if isinstance(choice, dict) else "unknown"
 
 
 def _schema(text: str) -> dict[str, Any]:
-    schema = orjson.loads(text)
+    schema = _parsed(text)
     if not isinstance(schema, dict):
         raise ModelError("invalid_prompt", "A schema must be a JSON object.")
     return schema or {"type": "object"}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ModelError("invalid_prompt", "A tool, a choice or a schema is no JSON.") from error

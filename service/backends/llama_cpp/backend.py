@@ -15,9 +15,11 @@ import orjson
 from service.backends import Produced, Prompt
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
+from service.backends.llama_cpp.held import Held, ScoredHeld
 from service.backends.llama_cpp.output import (
     FreeReader,
     JsonReader,
+    ScoredTextReader,
     TextReader,
     call_begins,
     call_reader,
@@ -30,6 +32,7 @@ from service.backends.tools import (
     ToolChoice,
     constraint,
     name_constraint,
+    one_call_only,
     text_constraint,
     tool_choice,
 )
@@ -99,8 +102,8 @@ class LlamaCpp:
 
     async def prepare(self, prompt: Prompt) -> Rendered | None:
         """Render, and have the slot compute all that precedes the answer."""
-        rendered = await self._model.renderer.render(prompt)
-        tool_choice(prompt.settings, rendered.tools)
+        rendered = await self._rendered(prompt)
+        tool_choice(prompt.settings, rendered.toolbox)
         if rendered.tokens:
             async with self._generation(prompt, rendered) as generation:
                 await generation.sample_unseen({"n_predict": 0})
@@ -108,8 +111,8 @@ class LlamaCpp:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Render what is new, and answer in the conversation's slot."""
-        rendered = await self._model.renderer.render(prompt)
-        choice = tool_choice(prompt.settings, rendered.tools)
+        rendered = await self._rendered(prompt)
+        choice = tool_choice(prompt.settings, rendered.toolbox)
         fixed = self._model.renderer.fixed
         async with self._generation(prompt, rendered) as generation:
             generation.write(fixed.answer_opens)
@@ -123,6 +126,14 @@ class LlamaCpp:
                     yield batch
         generation.write(fixed.answer_closes)
         yield [generation.finished()]
+
+    async def _rendered(self, prompt: Prompt) -> RenderedPrompt:
+        """Render a prompt, shortened where that is needed and allowed. Raises `ModelError`."""
+        renderer = self._model.renderer
+        rendered = await renderer.render(prompt)
+        if prompt.settings.truncation != "auto":
+            return rendered
+        return await renderer.shorten(prompt, rendered, self._model.properties.context)
 
     @asynccontextmanager
     async def _generation(
@@ -139,22 +150,22 @@ class LlamaCpp:
         options = {**self._defaults, **_passed_on(prompt.extra_json), **_sampling(prompt.settings)}
         budget = min(prompt.settings.max_output_tokens or room, room)
         async with self._model.slots.lease(Owner(prompt.tenant, prompt.conversation)) as lease:
-            generation = Generation(
-                self._server, lease, rendered.before, {**options, "n_predict": budget}
-            )
-            generation.write(rendered.new)
-            yield generation
+            options["n_predict"] = budget
+            yield Generation(self._server, lease, rendered, options)
 
 
 def _text(
     generation: Generation, choice: ToolChoice, prompt: Prompt
 ) -> AsyncGenerator[Sequence[Produced], None]:
     """Let the model decide, within the text's format if one was asked for."""
+    scores = _scores(prompt)
+    text = ScoredTextReader() if prompt.logprobs else TextReader()
     if options := text_constraint(prompt.settings):
-        return generation.sample(options, JsonReader())
+        return generation.sample({**options, **scores}, JsonReader(text))
     if not choice.tools:
-        return generation.sample({}, TextReader())
-    return generation.sample(_calls_allowed(prompt), FreeReader(choice.tools))
+        return generation.sample(scores, text)
+    held = ScoredHeld() if prompt.logprobs else Held()
+    return generation.sample({**_calls_allowed(prompt), **scores}, FreeReader(choice.tools, held))
 
 
 async def _call(
@@ -178,7 +189,7 @@ async def _chosen(generation: Generation, choice: ToolChoice) -> CallableTool:
     """Have the model choose a tool, unless there is only one."""
     if len(choice.tools) == 1:
         (tool,) = choice.tools.values()
-        await generation.write_text(json.dumps(tool.name))
+        await generation.write_text(json.dumps(tool.joined))
         return tool
     options = {**_whole(name_constraint(choice.tools)), "n_predict": _NAME_TOKENS}
     name = await generation.sample_unseen(options)
@@ -195,10 +206,14 @@ def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _calls_allowed(prompt: Prompt) -> dict[str, Any]:
     """Return what ends the answer after its first call, if one is all that is allowed."""
-    settings = prompt.settings
-    if settings.parallel_tool_calls or not settings.HasField("parallel_tool_calls"):
+    if not one_call_only(prompt.settings):
         return {}
     return {"stop": [*_passed_on(prompt.extra_json).get("stop", []), CALL_ENDS]}
+
+
+def _scores(prompt: Prompt) -> dict[str, Any]:
+    """Return the options that have tokens scored, if that is wanted."""
+    return {"n_probs": prompt.settings.top_logprobs} if prompt.logprobs else {}
 
 
 def _passed_on(extra_json: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.backends.llama_cpp.server import Piece
+from service.backends.llama_cpp.completion import Piece
+from service.backends.tools import Toolbox
 from service.errors import ModelError
 from turnwire.v1 import items_pb2
 
@@ -63,10 +64,10 @@ class ChatMl:
             told.append(_TOOLS.format(tools="\n".join(tools)))
         return [*self.opens, *(self._message("system", ["\n\n".join(told)]) if told else [])]
 
-    def items(self, items: Iterable[items_pb2.Item]) -> list[Piece]:
+    def items(self, items: Iterable[items_pb2.Item], toolbox: Toolbox) -> list[Piece]:
         """Render items. Raises `ModelError` for what this model cannot be told."""
         pieces: list[Piece] = []
-        for role, content in _messages(items):
+        for role, content in _messages(items, toolbox):
             pieces += self._message(role, content)
         return pieces
 
@@ -84,11 +85,11 @@ def message_text(message: items_pb2.Message) -> str:
     return message.content_text if message.HasField("content_text") else _text(message.content)
 
 
-def _messages(items: Iterable[items_pb2.Item]) -> Iterator[tuple[str, list[str]]]:
+def _messages(items: Iterable[items_pb2.Item], toolbox: Toolbox) -> Iterator[tuple[str, list[str]]]:
     """Group items into messages: calls belong to the answer they follow."""
     answer: list[str] = []
     for item in items:
-        if calls := _call(item):
+        if calls := _call(item, toolbox):
             answer += ["\n", *calls] if answer else calls
             continue
         if answer:
@@ -103,13 +104,15 @@ def _messages(items: Iterable[items_pb2.Item]) -> Iterator[tuple[str, list[str]]
         yield "assistant", answer
 
 
-def _call(item: items_pb2.Item) -> list[str]:
+def _call(item: items_pb2.Item, toolbox: Toolbox) -> list[str]:
     match item.WhichOneof("kind"):
         case "function_call":
-            return call(item.function_call.name, item.function_call.arguments)
+            called = item.function_call
+            return call(toolbox.joined(called.namespace, called.name), called.arguments)
         case "custom_tool_call":
-            arguments = json.dumps({"input": item.custom_tool_call.input})
-            return call(item.custom_tool_call.name, arguments)
+            custom = item.custom_tool_call
+            arguments = json.dumps({"input": custom.input})
+            return call(toolbox.joined(custom.namespace, custom.name), arguments)
         case _:
             return []
 
@@ -123,10 +126,10 @@ def _said(item: items_pb2.Item) -> Iterator[tuple[str, str]]:
             yield "tool", _tool_response(item.function_call_output)
         case "custom_tool_call_output":
             yield "tool", _tool_response(item.custom_tool_call_output)
-        case "item_reference" | "compaction" as kind:
+        case "item_reference" | "compaction" | "compaction_trigger" as kind:  # not legible
             raise ModelError("invalid_prompt", f"This model cannot read items of type '{kind}'.")
-        case "reasoning":
-            pass  # the format has no place for what was thought in earlier turns
+        case "reasoning" | "additional_tools":
+            pass  # the format has no place for earlier thoughts, and tools stand in the header
         case kind:
             log.warning("an item has no form for this model", item=kind)
 

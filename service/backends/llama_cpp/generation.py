@@ -5,8 +5,10 @@ from contextlib import aclosing
 from typing import Any
 
 from service.backends import Finished, Produced, Text
+from service.backends.llama_cpp.completion import Piece, Sampled, Stopped
 from service.backends.llama_cpp.output import Reader, TextReader
-from service.backends.llama_cpp.server import LlamaServer, Piece, Sampled, Stopped
+from service.backends.llama_cpp.prompt import RenderedPrompt
+from service.backends.llama_cpp.server import LlamaServer
 from service.backends.llama_cpp.slots import Lease
 from service.conversation import Rendered
 from service.errors import ModelError
@@ -22,13 +24,13 @@ class Generation:
         self,
         server: LlamaServer,
         lease: Lease,
-        before: Sequence[Rendered],
+        prompt: RenderedPrompt,
         options: Mapping[str, Any],
     ) -> None:
         """`options` are llama.cpp's parameters; their `n_predict` is for the whole answer."""
         self._server = server
         self._lease = lease
-        self._before = before
+        self._prompt = prompt
         self._options = options
         self._own: list[Rendered] = []
         self._pieces: list[Piece] = []
@@ -47,13 +49,11 @@ class Generation:
     ) -> AsyncGenerator[Sequence[Produced], None]:
         """Have the model go on; closing stops it. Raises `ModelError`."""
         request = {**self._request(), **options}
-        async with self._server.complete([*self._before, *self._own], request) as completion:
+        async with self._server.complete([*self._prompt.told, *self._own], request) as completion:
             self._lease.filled = self._lease.reuse = True
             stops = len(self._stops)
             while events := await completion.read():
-                if batch := [
-                    produced for event in events for produced in self._take(event, reader)
-                ]:
+                if batch := [piece for event in events for piece in self._take(event, reader)]:
                     yield batch
         if len(self._stops) == stops:
             raise ModelError("server_error", "The model server broke off.")
@@ -70,13 +70,14 @@ class Generation:
 
     def finished(self) -> Finished:
         """Sum up."""
-        tokens = sum(part.tokens for part in self._own)
+        turn = [self._prompt.new, *self._own]
+        tokens = sum(part.tokens for part in turn)
         return Finished(
             reason="length" if self._stops[-1].by_length else "stop",
             input_tokens=self._stops[0].input_tokens,
             cached_tokens=self._stops[0].cached_tokens,
             output_tokens=sum(stop.output_tokens for stop in self._stops),
-            rendered=Rendered(b",".join(part.data for part in self._own if part.tokens), tokens),
+            rendered=Rendered(b",".join(part.data for part in turn if part.tokens), tokens),
         )
 
     def _request(self) -> dict[str, Any]:
@@ -93,7 +94,8 @@ class Generation:
     def _take(self, event: Sampled | Stopped, reader: Reader) -> list[Produced]:
         if isinstance(event, Sampled):
             self._pieces += event.pieces
-            return reader.push(event.text)
+            return reader.push(event.text, event.scores)
+        del self._pieces[len(self._pieces) - event.silent_pieces :]
         if event.word == CALL_ENDS:
             self._pieces.append(event.word)
         self._stops.append(event)

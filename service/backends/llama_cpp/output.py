@@ -4,8 +4,8 @@ Only what the model sampled comes here, so nothing that a user or a tool said ca
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import jiter
 
@@ -15,19 +15,24 @@ from service.backends import (
     FunctionCallBegins,
     ItemEnds,
     Produced,
+    ScoredText,
     Text,
 )
+from service.backends.llama_cpp.held import Held
 from service.backends.tools import CallableTool
 from service.errors import ModelError
+from turnwire.v1 import items_pb2
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+Scores: TypeAlias = Sequence[items_pb2.Logprob]
+"""How likely the tokens of a text were, where that is wanted. Their bytes are those of the text."""
 _BEGINNINGS = [_OPEN[:length] for length in range(len(_OPEN) - 1, -1, -1)]
 
 
 class Reader(Protocol):
     """Makes sense of sampled text."""
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Read more; hold back only what cannot be told yet."""
 
     def end(self) -> list[Produced]:
@@ -40,8 +45,9 @@ class Reader(Protocol):
 class TextReader:
     """Everything is text."""
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Pass it on."""
+        del scores
         return [Text(text)] if text else []
 
     def end(self) -> list[Produced]:
@@ -51,16 +57,26 @@ class TextReader:
     cut = end
 
 
+class ScoredTextReader(TextReader):
+    """Everything is text, and how likely its tokens were."""
+
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
+        """Pass it on."""
+        return [ScoredText(text, scores)] if text else []
+
+
 class JsonReader:
     """Everything is one JSON value, as text."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: Reader) -> None:
+        """`text` reads what was found to be JSON."""
         self._proof = _EnforcementProof('{["-0123456789tfn')
+        self._text = text
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Pass it on. Raises `ModelError` if it cannot be JSON."""
         self._proof.check(text)
-        return [Text(text)] if text else []
+        return self._text.push(text, scores)
 
     def end(self) -> list[Produced]:
         """Nothing was held back. Raises `ModelError` if it was no JSON."""
@@ -78,8 +94,9 @@ class ArgumentsReader:
     def __init__(self) -> None:
         self._proof = _EnforcementProof("{")
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Pass it on. Raises `ModelError` if it cannot be a JSON object."""
+        del scores
         self._proof.check(text)
         return [CallText(text)] if text else []
 
@@ -99,8 +116,9 @@ class InputReader:
     def __init__(self) -> None:
         self._read = ""
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Hold it back: it is escaped, and rarely long."""
+        del scores
         self._read += text
         return []
 
@@ -116,55 +134,55 @@ class InputReader:
 class FreeReader:
     """Text, and calls that begin a line. What looks like a call and is none stays text."""
 
-    def __init__(self, tools: Mapping[str, CallableTool]) -> None:
+    def __init__(self, tools: Mapping[str, CallableTool], held: Held) -> None:
+        """`tools` are by the names that the model writes; `held` is empty."""
         self._tools = tools
-        self._held = ""
+        self._held = held
         self._at_start = True
-        self._in_call = False
+        self._body = 0  # where, in what is held, the body of a call begins; 0 outside calls
 
-    def push(self, text: str) -> list[Produced]:
+    def push(self, text: str, scores: Scores = ()) -> list[Produced]:
         """Read more; hold back calls, and what may be the beginning of one."""
-        self._held += text
+        self._held.add(text, scores)
         produced: list[Produced] = []
-        while (step := self._call() if self._in_call else self._text()) is not None:
+        while (step := self._call() if self._body else self._text()) is not None:
             produced += step
         return produced
 
     def end(self) -> list[Produced]:
         """Read what was held back; a call needs no closing mark at the very end."""
-        held, self._held = self._held, ""
-        if not self._in_call:
-            blank = self._at_start and not held.strip()
-            return [] if blank or not held else [Text(held)]
-        return self._called(held) or [Text(_OPEN + held)]
+        held = self._held.text
+        if self._body:
+            return self._called(len(held), len(held))
+        blank = self._at_start and not held.strip()
+        return [] if blank else self._held.tell(len(held))
 
     cut = end
 
     def _text(self) -> list[Produced] | None:
         """Read text up to the next call; None if more must be read before anything else."""
-        at = self._held.find(_OPEN)
+        at = self._held.text.find(_OPEN)
         while at >= 0:
             if (start := self._line_before(at)) is not None:
-                text, self._held = self._held[:start], self._held[at + len(_OPEN) :]
-                self._in_call = True
-                return [Text(text)] if text else []
-            at = self._held.find(_OPEN, at + 1)
+                self._body = at + len(_OPEN) - start
+                return self._held.tell(start)
+            at = self._held.text.find(_OPEN, at + 1)
         sure = self._sure()
         if not sure:
             return None
-        text, self._held = self._held[:sure], self._held[sure:]
         self._at_start = False
-        return [Text(text)]
+        return self._held.tell(sure)
 
     def _sure(self) -> int:
         """Return how much of what is held cannot be the beginning of a call."""
-        begun = next(len(word) for word in _BEGINNINGS if self._held.endswith(word))
-        start = self._line_before(len(self._held) - begun)
-        return len(self._held) if start is None else start
+        held = self._held.text
+        begun = next(len(word) for word in _BEGINNINGS if held.endswith(word))
+        start = self._line_before(len(held) - begun)
+        return len(held) if start is None else start
 
     def _line_before(self, at: int) -> int | None:
         """Return where the white space before a place begins a line; None if it does not."""
-        before = self._held[:at]
+        before = self._held.text[:at]
         words = len(before.rstrip())
         newline = before.find("\n", words)
         if newline >= 0:
@@ -173,18 +191,20 @@ class FreeReader:
 
     def _call(self) -> list[Produced] | None:
         """Read a whole call; None if it is not whole yet."""
-        body, closed, rest = self._held.partition(_CLOSE)
-        if not closed:
+        closes = self._held.text.find(_CLOSE, self._body)
+        if closes < 0:
             return None
-        self._held, self._in_call, self._at_start = rest, False, True
-        return self._called(body) or [Text(_OPEN + body + _CLOSE)]
+        self._at_start = True
+        return self._called(closes, closes + len(_CLOSE))
 
-    def _called(self, body: str) -> list[Produced]:
-        """Return the call that this is, nothing if it is none."""
-        call = _parsed(body)
+    def _called(self, closes: int, ends: int) -> list[Produced]:
+        """Take off the call whose body closes there, and what ends there; as text, if it is no call."""
+        call = _parsed(self._held.text[self._body : closes])
+        self._body = 0
         tool = self._tools.get(call.get("name", ""))
         if tool is None or not isinstance(call.get("arguments"), dict):
-            return []
+            return self._held.tell(ends)
+        self._held.drop(ends)
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
         return [call_begins(tool), CallText(_call_text(tool, arguments)), ItemEnds()]
 
@@ -221,7 +241,7 @@ def _not_enforced() -> ModelError:
 def call_begins(tool: CallableTool) -> FunctionCallBegins | CustomCallBegins:
     """Say that a tool is called."""
     begins = CustomCallBegins if tool.kind == "custom" else FunctionCallBegins
-    return begins(tool.name)
+    return begins(tool.name, tool.namespace)
 
 
 def call_reader(tool: CallableTool) -> Reader:

@@ -6,14 +6,16 @@ are recognised by their content.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.backends import Prompt
 from service.backends.llama_cpp.chat_ml import ARGUMENTS_OPEN, CALL_CLOSES, CALL_OPENS, ChatMl
-from service.backends.llama_cpp.server import LlamaServer, Piece
-from service.backends.tools import CallableTool, callable_tools
+from service.backends.llama_cpp.completion import Piece
+from service.backends.llama_cpp.server import LlamaServer
+from service.backends.tools import Toolbox
+from service.backends.window import Window, most_tokens
 from service.conversation import Rendered
 from turnwire.v1 import responses_pb2
 
@@ -34,7 +36,7 @@ class FixedParts(NamedTuple):
 class Preamble:
     """Instructions and tools."""
 
-    tools: Mapping[str, CallableTool]
+    toolbox: Toolbox
     ids: Rendered
 
     @property
@@ -70,16 +72,16 @@ class _Preambles:
 class RenderedPrompt(NamedTuple):
     """A prompt in token ids."""
 
-    tools: Mapping[str, CallableTool]
-    before: Sequence[Rendered]
-    """The preamble, and all earlier turns."""
+    toolbox: Toolbox
+    told: Sequence[Rendered]
+    """All that the model is told: the preamble, then turn by turn, the input of this turn last."""
     new: Rendered
-    """The input of this turn."""
+    """The input of this turn, however much of it the model is told."""
 
     @property
     def tokens(self) -> int:
         """How long it is."""
-        return sum(part.tokens for part in (*self.before, self.new))
+        return sum(part.tokens for part in self.told)
 
 
 class Renderer:
@@ -111,34 +113,58 @@ class Renderer:
 
     async def render(self, prompt: Prompt) -> RenderedPrompt:
         """Render what is new, and whatever else is missing, by one request. Raises `ModelError`."""
-        key = _preamble_key(prompt.settings)
+        key = _preamble_key(prompt)
         preamble = self._preambles.get(key)
+        toolbox = preamble.toolbox if preamble else Toolbox(prompt.tools)
         missing = [segment for segment in prompt.history if self.dialect not in segment.rendered]
-        parts = [self._format.items(segment.items) for segment in missing]
-        parts.append(self._format.items(prompt.input))
+        parts = [self._format.items(prompt.legible(s.items), toolbox) for s in missing]
+        parts.append(self._format.items(prompt.input, toolbox))
         if preamble is None:
-            tools = {tool.name: tool for tool in callable_tools(prompt.settings.tools)}
-            parts.append(self._preamble_pieces(prompt.settings, tools))
+            parts.append(self._preamble_pieces(prompt.settings, toolbox))
         fragments = iter(await self._server.render(parts))
         for segment in missing:
             segment.rendered[self.dialect] = next(fragments)
         new = next(fragments)
-        preamble = preamble or self._preambles.put(key, Preamble(tools, next(fragments)))
+        preamble = preamble or self._preambles.put(key, Preamble(toolbox, next(fragments)))
         history = (segment.rendered[self.dialect] for segment in prompt.history)
-        return RenderedPrompt(preamble.tools, [preamble.ids, *history], new)
+        return RenderedPrompt(toolbox, [preamble.ids, *history, new], new)
 
-    def _preamble_pieces(
-        self, settings: responses_pb2.Settings, tools: Mapping[str, CallableTool]
-    ) -> list[Piece]:
-        signatures = [tool.signature for tool in tools.values()]
+    async def shorten(
+        self, prompt: Prompt, rendered: RenderedPrompt, context: int
+    ) -> RenderedPrompt:
+        """Leave out the oldest of a conversation, so that there is room to answer in its context.
+
+        What cannot be left out may still be too long. Raises `ModelError`.
+        """
+        most = most_tokens(prompt.settings, context - self.fixed.answer_opens.tokens)
+        if rendered.tokens <= most:
+            return rendered
+        preamble, *turns = rendered.told
+        window = Window(prompt, [turn.tokens for turn in turns], context)
+        shortened = rendered
+        while (excess := shortened.tokens - most) > 0 and window.drop(excess):
+            told = [preamble, *await self._what_is_left(window, rendered)]
+            shortened = rendered._replace(told=told)
+        return shortened
+
+    async def _what_is_left(self, window: Window, rendered: RenderedPrompt) -> list[Rendered]:
+        """Return the turns of a window: whole ones as they were rendered, others rendered anew."""
+        left, touched = window.turns, sorted(window.touched)
+        parts = [self._format.items(left[turn], rendered.toolbox) for turn in touched]
+        turns = rendered.told[1:]
+        anew = dict(zip(touched, await self._server.render(parts), strict=True))
+        return [anew.get(turn, whole) for turn, whole in enumerate(turns)]
+
+    def _preamble_pieces(self, settings: responses_pb2.Settings, toolbox: Toolbox) -> list[Piece]:
+        signatures = [tool.signature for tool in toolbox.tools.values()]
         header = self._format.header(settings.instructions, signatures)
-        return header + self._format.items(settings.instruction_items)
+        return header + self._format.items(settings.instruction_items, toolbox)
 
 
-def _preamble_key(settings: responses_pb2.Settings) -> bytes:
+def _preamble_key(prompt: Prompt) -> bytes:
     told = responses_pb2.Settings(
-        instructions=settings.instructions,
-        instruction_items=settings.instruction_items,
-        tools=settings.tools,
+        instructions=prompt.settings.instructions,
+        instruction_items=prompt.settings.instruction_items,
+        tools=prompt.tools,
     )
     return hashlib.blake2b(told.SerializeToString(deterministic=True), digest_size=16).digest()

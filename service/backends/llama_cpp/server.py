@@ -3,19 +3,21 @@
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from service.backends.http import Answer, Deadlines, HttpClient
+from service.backends.http import Deadlines, HttpClient
+from service.backends.llama_cpp.completion import (
+    Completion,
+    Piece,
+    ScoredCompletion,
+    decoded,
+)
 from service.conversation import Rendered
 from service.errors import ModelError
 
-Piece = int | str
-"""A token by its id, or text that cannot become a special token whatever it says."""
-
 _BREAK = -1  # no token has this id, and /tokenize passes ids through
-
 
 _OF_THE_END = [
     "stop",
@@ -27,29 +29,8 @@ _OF_THE_END = [
 ]
 """What the server is to say at the end; it would repeat the whole prompt."""
 
-
 _OF_THE_MODEL = ["n_vocab", "n_embd", "n_params", "size"]
 """What tells models of one name apart, and stays the same however the server is set up."""
-
-
-class Sampled(NamedTuple):
-    """More of a completion."""
-
-    text: str
-    pieces: Sequence[Piece]
-    """The sampled ids, without those that say nothing (ends of turn, stop words). Text in place of
-    ids that the server kept to itself: all but the last of a character that takes several."""
-
-
-class Stopped(NamedTuple):
-    """The end of a completion."""
-
-    by_length: bool
-    word: str
-    """The stop word that ended it, which is not part of what was sampled."""
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +43,6 @@ class Properties:
     slots: int
     fingerprint: str
     """Tells models of the same name apart."""
-
-
-class Completion:
-    """A completion on its way."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._rest = b""
-        self._shown = 0
-        self._withheld: list[int] = []
-
-    async def read(self) -> list[Sampled | Stopped]:
-        """Return all that one read yields, nothing after the end. Raises `ModelError`."""
-        while piece := await self._answer.read():
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            if events := [self._event(line) for line in lines if _is_data(line)]:
-                return events
-        return []
-
-    def _event(self, line: bytes) -> Sampled | Stopped:
-        event = _decoded(line.partition(b":")[2])
-        try:
-            return _stopped(event) if event["stop"] else self._more(event)
-        except (LookupError, TypeError) as error:
-            raise ModelError(
-                "server_error", "The model server failed while it was generating."
-            ) from error
-
-    def _more(self, event: dict[str, Any]) -> Sampled:
-        text, ids = event["content"], self._withheld + event["tokens"]
-        if not text:  # an end of turn, or what may become a stop word
-            self._withheld = ids
-            return Sampled(text, [])
-        before, self._shown = self._shown, event["tokens_predicted"]
-        self._withheld = []
-        return Sampled(text, ids if len(ids) == self._shown - before else [text])
 
 
 class LlamaServer:
@@ -146,7 +91,13 @@ class LlamaServer:
     async def complete(
         self, prompt: Iterable[Rendered], options: dict[str, Any]
     ) -> AsyncGenerator[Completion]:
-        """Complete a prompt. Leaving early stops the server's work. Raises `ModelError`."""
+        """Complete a prompt. Leaving early stops the server's work. Raises `ModelError`.
+
+        Tokens are scored if `n_probs` is among the options: the server takes 0 for not at all.
+        """
+        likeliest: int | None = options.get("n_probs")
+        if likeliest == 0:
+            options = {**options, "n_probs": 1}
         ids = b",".join(fragment.data for fragment in prompt if fragment.tokens)
         body = [
             b'{"prompt":[',
@@ -159,9 +110,20 @@ class LlamaServer:
         ) as answer:
             if answer.status != 200:
                 raise _error(answer.status, await answer.all())
-            yield Completion(answer)
+            if likeliest is None:
+                yield Completion(answer)
+            else:
+                yield ScoredCompletion(answer, likeliest, self._spelled)
 
-    async def _tokenize(self, body: dict[str, Any]) -> list[int]:
+    async def _spelled(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the bytes of tokens. Raises `ModelError`."""
+        tokens = await self._tokenize({"content": ids, "add_special": False, "with_pieces": True})
+        try:
+            return [_bytes(token["piece"]) for token in tokens]
+        except (LookupError, TypeError, ValueError) as error:
+            raise ModelError("server_error", "The model server does not spell tokens.") from error
+
+    async def _tokenize(self, body: dict[str, Any]) -> list[Any]:
         ids = (await self._json("POST", "/tokenize", body)).get("tokens")
         if not isinstance(ids, list):
             raise ModelError("server_error", "The model server does not tokenise.")
@@ -175,7 +137,7 @@ class LlamaServer:
             content = await answer.all()
         if answer.status != 200:
             raise _error(answer.status, content)
-        return _decoded(content)
+        return decoded(content)
 
 
 def rendered(ids: Sequence[Piece]) -> Rendered:
@@ -205,32 +167,12 @@ def _fragments(ids: Iterable[int]) -> list[Rendered]:
     return fragments
 
 
-def _is_data(line: bytes) -> bool:
-    return line.startswith((b"data:", b"error:"))
-
-
-def _decoded(content: bytes) -> dict[str, Any]:
-    try:
-        decoded = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise ModelError("server_error", "The model server's answer is no JSON.") from error
-    if not isinstance(decoded, dict):
-        raise ModelError("server_error", "The model server's answer is no JSON object.")
-    return decoded
-
-
-def _stopped(event: dict[str, Any]) -> Stopped:
-    return Stopped(
-        by_length=event["stop_type"] == "limit",
-        word=event["stopping_word"],
-        input_tokens=event["tokens_evaluated"],
-        cached_tokens=event["timings"]["cache_n"],
-        output_tokens=event["tokens_predicted"],
-    )
+def _bytes(piece: str | list[int]) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
 
 
 def _error(status: int, content: bytes) -> ModelError:
-    error = _decoded(content).get("error") if content.startswith(b"{") else None
+    error = decoded(content).get("error") if content.startswith(b"{") else None
     kind = error.get("type") if isinstance(error, dict) else None
     if kind == "exceed_context_size_error":
         return ModelError(

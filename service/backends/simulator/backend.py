@@ -3,46 +3,54 @@
 It answers with the last user text or tool output, calls a tool where the request demands one, and
 does as it is told by a last user or developer message that begins with `#sim `: what may follow is
 the grammar of `service.backends.simulator.script`. Prompts are counted at four bytes a token; output
-at a word, or twelve characters of a longer one.
+at a word, or twelve characters of a longer one. It reads the text of a message and of no other part.
 """
 
 import asyncio
-import itertools
-import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from service.backends import (
-    CallText,
     CustomCallBegins,
     Finished,
     FunctionCallBegins,
+    ItemEnds,
     Produced,
     Prompt,
-    ReasoningText,
     Text,
 )
-from service.backends.simulator.acts import TOKENS, Act, Cut, Fail, Spoken, Stall, speak
-from service.backends.simulator.example import example
+from service.backends.simulator.acts import (
+    THOUGHTS,
+    TOKENS,
+    Act,
+    Cut,
+    Fail,
+    Slow,
+    Spoken,
+    Stall,
+    Tell,
+    scored,
+    speak,
+)
+from service.backends.simulator.answer import answer
 from service.backends.simulator.reading import (
     DIALECT,
-    Line,
     PrefixCache,
     Reading,
-    history,
-    lines_of,
-    preamble,
+    Told,
     rendered,
+    shortened,
     spoken_lines,
+    told,
 )
 from service.backends.simulator.script import Script, parse
+from service.backends.tools import Toolbox, one_call_only
 from service.conversation import Rendered
 from service.errors import ModelError
-from turnwire.v1 import items_pb2, responses_pb2
 
-_MARK = "#sim "
+_CONTROLS = (Stall, Slow, Fail)
 _Reason: TypeAlias = Literal["stop", "length"]
 
 
@@ -73,7 +81,9 @@ class Simulator:
         speed: Speed | None = None,
         script: Script | None = None,
         cached_prefixes: int = 100_000,
+        context_tokens: int | None = None,
     ) -> None:
+        """`context_tokens` is how long prompt and answer may be together: unbounded, if left out."""
         self.models = tuple(models)
         self.running = 0
         """Turns that are being generated."""
@@ -84,6 +94,7 @@ class Simulator:
         self._speed = speed or Speed()
         self._script = script or Script()
         self._cache = PrefixCache(cached_prefixes)
+        self._context = context_tokens
 
     async def start(self) -> None:
         """Nothing needs to be got ready."""
@@ -93,9 +104,10 @@ class Simulator:
 
     async def prepare(self, prompt: Prompt) -> Rendered:
         """Compute the prompt, so that the turn that continues it finds it cached."""
-        reading = self._read(prompt)
+        prompted = self._told(prompt)
+        reading = self._read(prompt, prompted)
         await _pause(self._speed.prefill * reading.uncached)
-        return reading.new
+        return prompted.new
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Generate what the prompt asks for. Raises `ModelError` where it is told to fail."""
@@ -118,94 +130,87 @@ class Simulator:
     def _batches(self, prompt: Prompt) -> Iterator[tuple[float, Sequence[Produced]]]:
         """Yield the turn's batches, each with the seconds that go by before it."""
         directives = self._script.next()
-        acts = parse(directives) if directives is not None else _answer(prompt)
-        reading = self._read(prompt)
+        acts = parse(directives) if directives is not None else answer(prompt)
+        prompted = self._told(prompt)
+        reading = self._read(prompt, prompted)
         yield self._speed.first_token + self._speed.prefill * reading.uncached, []
-        spoken, reason = _limited(acts, prompt.settings)
-        yield from _paced([*spoken, self._finished(reading, spoken, reason)], self._speed)
+        if one_call_only(prompt.settings):
+            acts = _with_one_call(acts)
+        most = self._most_output(prompt, prompted)
+        spoken, reason = _limited(_informed(acts, prompt, prompted), most)
+        finished = self._finished(prompted, reading, spoken, reason)
+        if prompt.logprobs:
+            spoken = scored(spoken, prompt.settings)
+        yield from _paced([*spoken, finished], self._speed)
 
-    def _read(self, prompt: Prompt) -> Reading:
-        """Compute the prompt. Of its history only what never was rendered is rendered."""
-        before = [preamble(prompt.settings), *map(history, prompt.history)]
-        new = rendered(lines_of(prompt.input))
-        reading = self._cache.read(prompt.tenant, before, new)
+    def _told(self, prompt: Prompt) -> Told:
+        """Render a prompt. Raises `ModelError` if it leaves no room for an answer."""
+        prompted = told(prompt)
+        if self._context is None:
+            return prompted
+        if prompt.settings.truncation == "auto":
+            prompted = shortened(prompt, prompted, self._context)
+        if prompted.tokens >= self._context:
+            raise ModelError(
+                "context_length_exceeded",
+                f"The conversation does not fit the model's context of {self._context} tokens.",
+            )
+        return prompted
+
+    def _read(self, prompt: Prompt, prompted: Told) -> Reading:
+        """Compute the prompt."""
+        reading = self._cache.read(prompt.tenant, prompted)
         self.prefilled_tokens += reading.uncached
         return reading
 
-    def _finished(self, reading: Reading, spoken: Sequence[Spoken], reason: _Reason) -> Finished:
+    def _most_output(self, prompt: Prompt, prompted: Told) -> float:
+        """Return how many tokens an answer may have: what is asked for, as far as there is room."""
+        settings = prompt.settings
+        asked = settings.max_output_tokens if settings.HasField("max_output_tokens") else math.inf
+        return asked if self._context is None else min(asked, self._context - prompted.tokens)
+
+    def _finished(
+        self, prompted: Told, reading: Reading, spoken: Sequence[Spoken], reason: _Reason
+    ) -> Finished:
         said = rendered(spoken_lines(spoken))
         self._cache.keep(reading, said)
+        new = prompted.new
         return Finished(
             reason=reason,
             input_tokens=reading.tokens,
             cached_tokens=reading.cached,
             output_tokens=sum(isinstance(act, TOKENS) for act in spoken),
-            reasoning_tokens=sum(isinstance(act, ReasoningText) for act in spoken),
-            rendered=Rendered(reading.new.data + said.data, reading.new.tokens + said.tokens),
+            reasoning_tokens=sum(isinstance(act, THOUGHTS) for act in spoken),
+            rendered=Rendered(new.data + said.data, new.tokens + said.tokens),
         )
 
 
-def _answer(prompt: Prompt) -> list[Act]:
-    """Decide what to say: what the client scripted, else what it demands, else what it said."""
-    speaker, said = _last_said(prompt)
-    if speaker != "tool" and said.startswith(_MARK):
-        return parse(said.removeprefix(_MARK))
-    if tool := _demanded_tool(prompt.settings):
-        return _example_call(tool)
-    if prompt.settings.text.format.HasField("json_schema"):
-        return speak(Text, example(prompt.settings.text.format.json_schema.schema_json))
-    return speak(Text, said)
+def _informed(acts: Iterable[Act], prompt: Prompt, prompted: Told) -> Iterator[Spoken | Cut]:
+    """Put into words what the model is to say of what it was told."""
+    for act in acts:
+        match act:
+            case Tell("tools"):
+                yield from speak(Text, " ".join(Toolbox(prompt.tools).tools))
+            case Tell():
+                yield from speak(Text, str(prompted.items(prompt)))
+            case _:
+                yield act
 
 
-def _last_said(prompt: Prompt) -> Line:
-    """Return what was said last and not by a model; looks only as far back as it must."""
-    turns = itertools.chain([prompt.input], (s.items for s in reversed(prompt.history)))
-    for line in itertools.chain.from_iterable(reversed(lines_of(items)) for items in turns):
-        if line[0] in {"user", "developer", "tool"}:
-            return line
-    return "user", "Nothing was said."
+def _with_one_call(acts: Iterable[Act]) -> list[Act]:
+    """Return a turn that ends after its first call."""
+    kept: list[Act] = []
+    called = False
+    for act in acts:
+        if called and isinstance(act, ItemEnds):
+            break
+        called = called or isinstance(act, FunctionCallBegins | CustomCallBegins)
+        kept.append(act)
+    return kept
 
 
-def _demanded_tool(settings: responses_pb2.Settings) -> items_pb2.Tool | None:
-    """Return the tool that must be called, even if it was not declared."""
-    choice = settings.tool_choice
-    declared = {_name(tool): tool for tool in _callable_tools(settings.tools)}
-    match choice.WhichOneof("kind"):
-        case "function":
-            undeclared = items_pb2.FunctionTool(name=choice.function.name)
-            return declared.get(undeclared.name, items_pb2.Tool(function=undeclared))
-        case "custom":
-            return items_pb2.Tool(custom=items_pb2.CustomTool(name=choice.custom.name))
-        case "allowed_tools" if choice.allowed_tools.mode == "required":
-            allowed = map(json.loads, choice.allowed_tools.tools_json)
-            names = [tool.get("name") for tool in allowed if isinstance(tool, dict)]
-            return next((declared[name] for name in names if name in declared), None)
-    required = settings.tool_choice_mode == "required"
-    return next(iter(declared.values()), None) if required else None
-
-
-def _callable_tools(tools: Iterable[items_pb2.Tool]) -> Iterator[items_pb2.Tool]:
-    for tool in tools:
-        if tool.WhichOneof("kind") == "namespace":
-            yield from _callable_tools(tool.namespace.tools)
-        elif tool.WhichOneof("kind") in {"function", "custom"}:
-            yield tool
-
-
-def _name(tool: items_pb2.Tool) -> str:
-    return tool.custom.name if tool.HasField("custom") else tool.function.name
-
-
-def _example_call(tool: items_pb2.Tool) -> list[Act]:
-    if tool.HasField("custom"):
-        return [CustomCallBegins(tool.custom.name), CallText("text")]
-    arguments = example(tool.function.parameters_json or "{}")
-    return [FunctionCallBegins(tool.function.name), *speak(CallText, arguments)]
-
-
-def _limited(acts: Iterable[Act], settings: responses_pb2.Settings) -> tuple[list[Spoken], _Reason]:
-    """Return what the limit on output leaves of a turn, and why the turn ends there."""
-    left = settings.max_output_tokens if settings.HasField("max_output_tokens") else math.inf
+def _limited(acts: Iterable[Spoken | Cut], left: float) -> tuple[list[Spoken], _Reason]:
+    """Return what so many tokens of output leave of a turn, and why the turn ends there."""
     spoken: list[Spoken] = []
     for act in acts:
         left -= isinstance(act, TOKENS)
@@ -222,15 +227,18 @@ def _paced(acts: Sequence[Spoken], speed: Speed) -> Iterator[tuple[float, Sequen
     seconds = 0.0 if at_once else 1 / speed.tokens_per_second
     batch: list[Produced] = []
     for act in acts:
-        if isinstance(act, Stall | Fail) or len(batch) >= size:
+        if isinstance(act, _CONTROLS) or len(batch) >= size:
             yield len(batch) * seconds, batch
             batch = []
-        if isinstance(act, Fail):
-            raise ModelError(act.code, "The simulator was told to fail.")
-        if isinstance(act, Stall):
-            yield act.seconds, []
-        else:
-            batch.append(act)
+        match act:
+            case Fail():
+                raise ModelError(act.code, "The simulator was told to fail.")
+            case Stall():
+                yield act.seconds, []
+            case Slow():
+                size, seconds = 1, act.seconds
+            case _:
+                batch.append(act)
     yield len(batch) * seconds, batch
 
 

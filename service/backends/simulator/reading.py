@@ -2,7 +2,7 @@
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from service.backends import (
@@ -10,13 +10,16 @@ from service.backends import (
     CustomCallBegins,
     FunctionCallBegins,
     ItemEnds,
-    ReasoningText,
+    Prompt,
     RefusalText,
     Text,
 )
-from service.backends.simulator.acts import Spoken
-from service.conversation import Rendered, Segment
-from turnwire.v1 import items_pb2, responses_pb2
+from service.backends.simulator.acts import THOUGHTS, Spoken
+from service.backends.tools import joined_name
+from service.backends.window import Window, most_tokens, turns_of
+from service.conversation import Rendered
+from service.errors import ModelError
+from turnwire.v1 import items_pb2
 
 DIALECT = "simulator"
 Line: TypeAlias = tuple[str, str]
@@ -25,13 +28,31 @@ _PIECE = struct.Struct("<qI")
 """An item, rendered: what recognises it, and how many tokens it has."""
 
 
+class Told(NamedTuple):
+    """A prompt in the form in which the model is told it."""
+
+    pieces: Sequence[Rendered]
+    """What precedes the conversation, then turn by turn, the input of this turn last."""
+    new: Rendered
+    """The input of this turn, however much of it is told."""
+    window: Window | None = None
+    """What is told of the conversation, where that is not all."""
+
+    @property
+    def tokens(self) -> int:
+        """How long it is."""
+        return sum(piece.tokens for piece in self.pieces)
+
+    def items(self, prompt: Prompt) -> int:
+        """Return how many of a prompt's items are told."""
+        return sum(map(len, self.window.turns if self.window else turns_of(prompt)))
+
+
 class Reading(NamedTuple):
     """A prompt that was computed."""
 
     key: int
     """Stands for all of it."""
-    new: Rendered
-    """This turn's input."""
     tokens: int
     cached: int
 
@@ -51,16 +72,16 @@ class PrefixCache:
         self._size = size
         self._known: OrderedDict[int, None] = OrderedDict()
 
-    def read(self, tenant: str, before: Iterable[Rendered], new: Rendered) -> Reading:
+    def read(self, tenant: str, told: Told) -> Reading:
         """Compute a prompt, counting what at its beginning was known."""
         key, tokens, cached = hash(tenant), 0, 0
-        data = b"".join([*(part.data for part in before), new.data])
+        data = b"".join([piece.data for piece in told.pieces])
         for piece, size in _PIECE.iter_unpack(data):
             key = hash((key, piece))
             cached += size if key in self._known and cached == tokens else 0
             tokens += size
             self._keep(key)
-        return Reading(key, new, tokens, cached)
+        return Reading(key, tokens, cached)
 
     def keep(self, reading: Reading, spoken: Rendered) -> None:
         """Remember what was generated after a prompt."""
@@ -76,20 +97,41 @@ class PrefixCache:
             self._known.popitem(last=False)
 
 
-def preamble(settings: responses_pb2.Settings) -> Rendered:
+def told(prompt: Prompt) -> Told:
+    """Render a prompt. Of its history only what never was rendered is rendered."""
+    new = rendered(lines_of(prompt.input))
+    return Told([_preamble(prompt), *_history(prompt), new], new)
+
+
+def shortened(prompt: Prompt, told: Told, context: int) -> Told:
+    """Leave out the oldest of a conversation, so that there is room to answer in its context."""
+    most = most_tokens(prompt.settings, context)
+    if told.tokens <= most:
+        return told
+    preamble, *turns = told.pieces
+    window = Window(prompt, [turn.tokens for turn in turns], context)
+    left = told
+    while (excess := left.tokens - most) > 0 and window.drop(excess):
+        pieces = [preamble, *(rendered(lines_of(items)) for items in window.turns)]
+        left = Told(pieces, told.new, window)
+    return left
+
+
+def _preamble(prompt: Prompt) -> Rendered:
     """Render what precedes the conversation: instructions and tools."""
-    tools = b"".join(tool.SerializeToString(deterministic=True) for tool in settings.tools)
+    settings = prompt.settings
+    tools = b"".join(tool.SerializeToString(deterministic=True) for tool in prompt.tools)
     items = b"".join(
         item.SerializeToString(deterministic=True) for item in settings.instruction_items
     )
     return _piece(settings.instructions.encode() + items + tools)
 
 
-def history(segment: Segment) -> Rendered:
-    """Return an earlier turn, rendered now if it never was."""
-    if DIALECT not in segment.rendered:
-        segment.rendered[DIALECT] = rendered(lines_of(segment.items))
-    return segment.rendered[DIALECT]
+def _history(prompt: Prompt) -> Iterator[Rendered]:
+    for segment in prompt.history:
+        if DIALECT not in segment.rendered:
+            segment.rendered[DIALECT] = rendered(lines_of(prompt.legible(segment.items)))
+        yield segment.rendered[DIALECT]
 
 
 def rendered(lines: Iterable[Line]) -> Rendered:
@@ -114,15 +156,23 @@ def _line(item: items_pb2.Item) -> Line | None:
         case "message":
             return item.message.role, item.message.content_text or _text(item.message.content)
         case "function_call":
-            return f"call {item.function_call.name}", item.function_call.arguments
+            called = item.function_call
+            return _caller(called.namespace, called.name), called.arguments
         case "custom_tool_call":
-            return f"call {item.custom_tool_call.name}", item.custom_tool_call.input
+            custom = item.custom_tool_call
+            return _caller(custom.namespace, custom.name), custom.input
         case "function_call_output" | "custom_tool_call_output":
             returned = getattr(item, kind)
             return "tool", returned.output_text or _text(returned.output)
         case "other_json":
             return "other", item.other_json
+        case "item_reference" | "compaction" | "compaction_trigger":  # not legible
+            raise ModelError("invalid_prompt", f"This model cannot read items of type '{kind}'.")
     return None
+
+
+def _caller(namespace: str | None, name: str) -> str:
+    return f"call {joined_name(namespace, name)}"
 
 
 def _text(parts: Iterable[items_pb2.ContentPart]) -> str:
@@ -141,10 +191,10 @@ def spoken_lines(spoken: Iterable[Spoken]) -> list[Line]:
                 if speaker != "assistant":
                     items.append((speaker := "assistant", []))
                 items[-1][1].append(text)
-            case FunctionCallBegins(name) | CustomCallBegins(name):
-                items.append((speaker := f"call {name}", []))
+            case FunctionCallBegins(name, namespace) | CustomCallBegins(name, namespace):
+                items.append((speaker := _caller(namespace, name), []))
             case CallText(text):
                 items[-1][1].append(text)
-            case ItemEnds() | ReasoningText():
+            case _ if isinstance(act, (ItemEnds, *THOUGHTS)):
                 speaker = ""
     return [(speaker, "".join(said)) for speaker, said in items]

@@ -1,12 +1,13 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
-from service.backends import CustomCallBegins, Finished, ItemEnds, Text
+from service.backends import CustomCallBegins, Finished, FunctionCallBegins, ItemEnds, Text
 from service.backends.http import Deadlines
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Rendered, Segment
@@ -19,6 +20,7 @@ from tests.service.backends.llama_cpp.conversing import (
     call_output,
     converse,
     function,
+    namespace,
     prompt,
     user,
 )
@@ -142,6 +144,7 @@ async def test_a_named_function_is_the_one_that_is_called(llama: LlamaCpp) -> No
     assert turn.called == ["get_time"]
 
 
+@pytest.mark.rule("CR-15")
 async def test_allowed_tools_narrow_the_choice(llama: LlamaCpp) -> None:
     allowed = responses_pb2.AllowedTools(
         mode="required", tools_json=['{"type": "function", "name": "get_weather"}']
@@ -167,6 +170,7 @@ async def test_a_custom_tool_gets_text_and_not_json(llama: LlamaCpp) -> None:
     assert not turn.arguments.startswith('{"input')
 
 
+@pytest.mark.rule("CR-23")
 async def test_a_text_format_is_enforced(llama: LlamaCpp) -> None:
     text_format = responses_pb2.TextFormat(
         json_schema=responses_pb2.JsonSchemaFormat(
@@ -312,3 +316,127 @@ async def test_a_server_that_is_not_there_is_said_at_the_start() -> None:
     backend = LlamaCpp("http://127.0.0.1:9", deadlines=Deadlines(connect=1))
     with pytest.raises(ModelError, match="cannot be reached"):
         await backend.start()
+
+
+def spelled(scores: Sequence[items_pb2.Logprob]) -> str:
+    return b"".join(bytes(score.bytes) for score in scores).decode()
+
+
+async def test_text_comes_with_how_likely_its_tokens_were(llama: LlamaCpp) -> None:
+    turn = await converse(llama, prompt(user("hello"), top_logprobs=2))
+    plain = await converse(llama, prompt(user("hello")))
+    assert turn.text == plain.text == spelled(turn.scores)
+    assert not any(isinstance(part, Text) for part in turn.produced)
+    assert len(turn.scores) == 12
+    for score in turn.scores:
+        assert score.top_logprobs[0].logprob == score.logprob <= 0
+        assert len(score.top_logprobs) == 2
+    assert turn.segment.rendered == plain.segment.rendered
+
+
+async def test_without_alternatives_tokens_are_scored_alone(llama: LlamaCpp) -> None:
+    turn = await converse(llama, prompt(user("hello"), top_logprobs=0))
+    assert turn.text == spelled(turn.scores)
+    assert not any(score.top_logprobs for score in turn.scores)
+
+
+@pytest.mark.parametrize("answer", ["aü🚀b", "ab</tool<", "a</ü", "</tool"])
+async def test_scores_are_those_of_the_text_however_it_was_held_back(
+    llama: LlamaCpp, answer: str
+) -> None:
+    schema = json.dumps({"enum": [answer]})
+    text_format = responses_pb2.TextFormat(
+        json_schema=responses_pb2.JsonSchemaFormat(name="a", schema_json=schema)
+    )
+    turn = await converse(
+        llama,
+        prompt(
+            user("?"),
+            text=responses_pb2.TextSettings(format=text_format),
+            top_logprobs=1,
+            max_output_tokens=60,
+            extra=json.dumps({"stop": ["</tool_call>"]}),
+        ),
+    )
+    assert json.loads(turn.text) == answer
+    assert spelled(turn.scores) == turn.text
+
+
+async def test_calls_are_not_scored(llama: LlamaCpp) -> None:
+    settings: dict[str, Any] = {"tool_choice_mode": "required", "max_output_tokens": 60}
+    turn = await converse(llama, prompt(user("?"), tools=[WEATHER], top_logprobs=1, **settings))
+    assert turn.called == ["get_weather"]
+    assert turn.scores == []
+
+
+async def test_a_tool_of_a_namespace_is_called_by_name_and_namespace(llama: LlamaCpp) -> None:
+    tools = [namespace("geo", WEATHER, description="Places."), CLOCK]
+    choice = responses_pb2.NamedTool(name="get_weather", namespace="geo")
+    turn = await converse(
+        llama,
+        prompt(
+            user("?"),
+            tools=tools,
+            tool_choice=responses_pb2.ToolChoice(function=choice),
+            max_output_tokens=60,
+        ),
+    )
+    assert turn.produced[0] == FunctionCallBegins("get_weather", "geo")
+    items = [user("?"), call("get_weather", turn.arguments, namespace="geo")]
+    assert ids(turn.segment.rendered[llama.dialect]) == await rendering(llama, items)
+
+
+async def test_history_is_rendered_as_it_was_made_legible(llama: LlamaCpp) -> None:
+    compacted = items_pb2.Item(compaction=items_pb2.Compaction(encrypted_content="sealed"))
+    segment = Segment(None, [compacted])
+    opened = prompt(user("go on"), history=[segment], legible=lambda _: [user("summary")])
+    await converse(llama, opened)
+    assert ids(segment.rendered[llama.dialect]) == await rendering(llama, [user("summary")])
+
+
+async def test_a_long_conversation_is_shortened_where_that_is_allowed(llama: LlamaCpp) -> None:
+    history: list[Segment] = []
+    turns = []
+    for number in range(50):
+        asked = prompt(
+            user(f"{number} " + "word " * 20),
+            history=history,
+            conversation="long",
+            truncation="auto",
+            instructions="Be kind.",
+        )
+        turn = await converse(llama, asked)
+        items = [*asked.input, assistant(turn.text)]
+        history.append(Segment(None, items, dict(turn.segment.rendered)))
+        turns.append(turn.finished)
+    assert max(turn.input_tokens for turn in turns) <= 4096 - 12
+    grown = [b for a, b in pairwise(turns) if b.input_tokens > a.input_tokens]
+    assert 1 <= len(turns[1:]) - len(grown) <= 4
+    assert all(turn.cached_tokens > turn.input_tokens - 150 for turn in grown)
+    assert ids(history[-1].rendered[llama.dialect]) == await rendering(llama, history[-1].items)
+    with pytest.raises(ModelError) as caught:
+        await converse(llama, prompt(user("x"), history=history, truncation="disabled"))
+    assert caught.value.code == "context_length_exceeded"
+
+
+async def test_an_agents_loop_is_shortened_between_its_question_and_its_last_call(
+    llama: LlamaCpp,
+) -> None:
+    items = [user("Find it.")]
+    for number in range(10):
+        items.append(call("look", "{}", call_id=f"call_{number}"))
+        items.append(call_output(f"{number} " + "x" * 600, call_id=f"call_{number}"))
+    asked = prompt(*items, truncation="auto")
+    turn = await converse(llama, asked)
+    assert turn.finished.input_tokens <= 4096 - 12
+    question, last = await rendering(llama, items[:1]), await rendering(llama, items[-2:])
+    assert turn.finished.input_tokens > len(question) + len(last)
+    assert ids(turn.segment.rendered[llama.dialect])[: len(question)] == question
+    again = await converse(llama, asked)
+    assert again.finished.cached_tokens >= turn.finished.input_tokens - 1
+
+
+async def test_what_cannot_be_left_out_may_still_be_too_long(llama: LlamaCpp) -> None:
+    with pytest.raises(ModelError) as caught:
+        await converse(llama, prompt(user("x" * 5000), truncation="auto"))
+    assert caught.value.code == "context_length_exceeded"

@@ -3,14 +3,17 @@ import json
 from service.backends import CallText, FunctionCallBegins, ItemEnds, Produced, Text
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
+from service.backends.llama_cpp.held import Held
 from service.backends.llama_cpp.output import FreeReader
+from service.backends.llama_cpp.prompt import RenderedPrompt
 from service.backends.llama_cpp.server import LlamaServer
 from service.backends.llama_cpp.slots import Lease
-from service.backends.tools import CallableTool
+from service.backends.tools import Toolbox
 from service.conversation import Rendered
 from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.service.backends.llama_cpp.conversing import function
 
-TOOLS = {"look": CallableTool("function", "look", "", {})}
+TOOLS = Toolbox([function("look")])
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "me"}}\n</tool_call>'
 
 
@@ -28,6 +31,14 @@ async def test_one_call_is_all_where_only_one_is_allowed(llama_address: LlamaAdd
     assert bytes(map(int, finished.data.split(b","))).decode() == f"Well.\n{CALL}"
 
 
+async def test_the_end_of_a_turn_is_not_kept_where_it_came_with_text(
+    llama_address: LlamaAddress,
+) -> None:
+    produced, finished = await generate(llama_address, "Well.</tool", stop=[CALL_ENDS])
+    assert produced == [Text("Well.</tool")]
+    assert bytes(map(int, finished.data.split(b","))).decode() == "Well.</tool"
+
+
 def said(text: str) -> list[Produced]:
     return [Text(text), FunctionCallBegins("look"), CallText('{"at": "me"}'), ItemEnds()]
 
@@ -37,10 +48,11 @@ async def generate(
 ) -> tuple[list[Produced], Rendered]:
     """Have the model say exactly this."""
     server = server_at(address)
-    generation = Generation(server, Lease(0, reuse=False), [Rendered(b"65", 1)], {"n_predict": 999})
+    prompt = RenderedPrompt(TOOLS, [Rendered(b"65", 1)], Rendered(b"", 0))
+    generation = Generation(server, Lease(0, reuse=False), prompt, {"n_predict": 999})
     options = {"grammar": f"root ::= {json.dumps(answer)}", "stop": stop}
     produced: list[Produced] = []
-    async for batch in generation.sample(options, FreeReader(TOOLS)):
+    async for batch in generation.sample(options, FreeReader(TOOLS.tools, Held())):
         produced += batch
     server.close()
     rendered = generation.finished().rendered

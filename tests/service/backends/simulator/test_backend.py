@@ -1,7 +1,7 @@
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -13,8 +13,10 @@ from service.backends import (
     ItemEnds,
     Produced,
     Prompt,
+    ReasoningSummaryText,
     ReasoningText,
     RefusalText,
+    ScoredText,
     Text,
 )
 from service.backends.simulator.backend import Simulator, Speed
@@ -22,6 +24,8 @@ from service.backends.simulator.script import Script
 from service.conversation import Segment
 from service.errors import ModelError
 from turnwire.v1 import items_pb2, responses_pb2
+
+Items: TypeAlias = Sequence[items_pb2.Item]
 
 
 def user(text: str) -> items_pb2.Item:
@@ -50,11 +54,16 @@ def prompt(
     history: Sequence[Segment] = (),
     settings: responses_pb2.Settings | None = None,
     tenant: str = "tenant",
+    legible: Callable[[Items], Items] = list,
 ) -> Prompt:
+    settings = settings or responses_pb2.Settings(model="simulator")
     return Prompt(
         history=history,
         input=items,
-        settings=settings or responses_pb2.Settings(model="simulator"),
+        legible=legible,
+        settings=settings,
+        tools=settings.tools,
+        logprobs=settings.HasField("top_logprobs"),
         extra_json="",
         conversation="conversation",
         tenant=tenant,
@@ -166,7 +175,19 @@ async def test_a_stall_sends_first_what_there_is() -> None:
 
 @pytest.mark.parametrize(
     "directives",
-    ["sing", "", "text", "text -1", "text 99999999", "call", "stall nan", "length 3", "fail"],
+    [
+        "sing",
+        "",
+        "text",
+        "text -1",
+        "text 99999999",
+        "call",
+        "stall nan",
+        "slow -1",
+        "length 3",
+        "tools 1",
+        "fail",
+    ],
 )
 async def test_what_it_does_not_understand_it_refuses_by_name(directives: str) -> None:
     with pytest.raises(ModelError, match="does not understand") as failure:
@@ -370,6 +391,7 @@ async def test_a_named_function_is_called_among_others() -> None:
     assert pieces[:2] == [FunctionCallBegins("second"), CallText("{}")]
 
 
+@pytest.mark.rule("CR-15")
 async def test_a_choice_among_allowed_tools_is_kept() -> None:
     allowed = responses_pb2.AllowedTools(
         mode="required", tools_json=['{"type": "function", "name": "second"}']
@@ -384,11 +406,13 @@ async def test_a_choice_among_allowed_tools_is_kept() -> None:
 
 async def test_a_named_custom_tool_is_called_with_text() -> None:
     choice = responses_pb2.ToolChoice(custom=items_named("patch"))
-    settings = responses_pb2.Settings(tool_choice=choice)
+    tool = items_pb2.Tool(custom=items_pb2.CustomTool(name="patch"))
+    settings = responses_pb2.Settings(tools=[tool], tool_choice=choice)
     pieces = await produced(Simulator(), prompt(user("hello"), settings=settings))
     assert pieces[:2] == [CustomCallBegins("patch"), CallText("text")]
 
 
+@pytest.mark.rule("CR-23")
 async def test_a_demanded_form_of_the_text_is_kept() -> None:
     form = responses_pb2.JsonSchemaFormat(name="shape", schema_json=json.dumps(SCHEMA))
     text = responses_pb2.TextSettings(format=responses_pb2.TextFormat(json_schema=form))
@@ -414,3 +438,153 @@ async def test_a_schema_that_cannot_be_followed_is_the_clients_fault(schema: Any
 
 def items_named(name: str) -> responses_pb2.NamedTool:
     return responses_pb2.NamedTool(name=name)
+
+
+async def answered(simulator: Simulator, asked: Prompt) -> Segment:
+    """Return the turn as the history of the next one."""
+    pieces = await produced(simulator, asked)
+    last = finished(pieces)
+    assert last.rendered
+    items = [*asked.input, assistant(said(pieces, Text))]
+    return Segment(None, items, {"simulator": last.rendered})
+
+
+def auto(**settings: Any) -> responses_pb2.Settings:
+    return responses_pb2.Settings(truncation="auto", **settings)
+
+
+async def test_a_conversation_that_is_too_long_is_refused_unless_it_may_be_shortened() -> None:
+    simulator = Simulator(context_tokens=100)
+    history: list[Segment] = []
+    for number in range(8):
+        asked = prompt(user(f"{number} " + "word " * 10), history=history, settings=auto())
+        history.append(await answered(simulator, asked))
+    told = await produced(simulator, prompt(user("#sim history"), history=history, settings=auto()))
+    assert 0 < int(said(told, Text)) < 17
+    assert finished(told).input_tokens <= 75
+    with pytest.raises(ModelError) as failure:
+        await produced(simulator, prompt(user("#sim history"), history=history))
+    assert failure.value.code == "context_length_exceeded"
+
+
+async def test_a_shortened_turn_is_kept_whole() -> None:
+    simulator = Simulator(context_tokens=60)
+    items = [user("old " * 40), assistant("yes"), user("#sim text 2")]
+    pieces = await produced(simulator, prompt(*items, settings=auto()))
+    whole = finished(await produced(Simulator(), prompt(*items)))
+    assert finished(pieces).input_tokens < whole.input_tokens
+    assert finished(pieces).rendered == whole.rendered
+
+
+async def test_what_cannot_be_left_out_may_still_be_too_long() -> None:
+    asked = prompt(user("word " * 100), settings=auto())
+    with pytest.raises(ModelError) as failure:
+        await produced(Simulator(context_tokens=50), asked)
+    assert failure.value.code == "context_length_exceeded"
+
+
+async def test_an_answer_ends_where_the_context_does() -> None:
+    pieces = await produced(Simulator(context_tokens=20), prompt(user("#sim text 50")))
+    assert finished(pieces).reason == "length"
+    assert finished(pieces).input_tokens + finished(pieces).output_tokens == 20
+
+
+async def test_one_call_is_all_where_only_one_is_allowed() -> None:
+    script = "text 1 ; call add {} ; call add {} ; text 1"
+    pieces = await told(script, parallel_tool_calls=False)
+    assert [type(piece) for piece in pieces] == [
+        Text,
+        ItemEnds,
+        FunctionCallBegins,
+        CallText,
+        Finished,
+    ]
+    assert finished(pieces).reason == "stop"
+    calls = await told(script, parallel_tool_calls=True)
+    assert sum(isinstance(piece, FunctionCallBegins) for piece in calls) == 2
+
+
+async def test_text_is_scored_where_that_is_wanted() -> None:
+    pieces = await told("text 2 ; call add {}", top_logprobs=2)
+    [every, _] = [piece for piece in pieces if isinstance(piece, ScoredText)]
+    [score] = every.logprobs
+    assert (every.text, score.token, bytes(score.bytes)) == ("every", "every", b"every")
+    assert score.logprob == score.top_logprobs[0].logprob == -0.5
+    assert [top.token for top in score.top_logprobs] == ["every", "every~1"]
+    assert said(pieces, CallText) == "{}"
+    assert finished(pieces).output_tokens == 4
+
+
+async def test_without_alternatives_a_token_is_scored_alone() -> None:
+    [piece, _] = await told("text 1", top_logprobs=0)
+    assert isinstance(piece, ScoredText)
+    assert not piece.logprobs[0].top_logprobs
+
+
+async def test_a_scored_turn_is_kept_like_any_other() -> None:
+    scored, plain = await told("text 3", top_logprobs=0), await told("text 3")
+    assert finished(scored) == finished(plain)
+
+
+async def test_a_summary_and_what_is_thought_after_it_are_one_item() -> None:
+    pieces = await told("summary 2 ; reasoning 1 ; summary 1")
+    kinds = [type(piece) for piece in pieces]
+    assert kinds == [
+        ReasoningSummaryText,
+        ReasoningSummaryText,
+        ReasoningText,
+        ItemEnds,
+        ReasoningSummaryText,
+        Finished,
+    ]
+    assert finished(pieces).reasoning_tokens == 4
+
+
+async def test_tools_of_namespaces_are_called_and_remembered() -> None:
+    pieces = await told("call crm.find {} ; custom mcp__py__.run x")
+    assert FunctionCallBegins("find", "crm") in pieces
+    assert CustomCallBegins("run", "mcp__py__") in pieces
+    items = [
+        user("#sim call crm.find {} ; custom mcp__py__.run x"),
+        items_pb2.Item(
+            function_call=items_pb2.FunctionCall(name="find", namespace="crm", arguments="{}")
+        ),
+        items_pb2.Item(
+            custom_tool_call=items_pb2.CustomToolCall(name="run", namespace="mcp__py__", input="x")
+        ),
+    ]
+    rebuilt = Segment(None, items)
+    await produced(Simulator(), prompt(user("next"), history=[rebuilt]))
+    assert rebuilt.rendered["simulator"] == finished(pieces).rendered
+
+
+async def test_it_says_which_tools_it_was_told_of() -> None:
+    group = items_pb2.NamespaceTool(name="crm", tools=[function("find", {})])
+    tools = [function("add", {}), items_pb2.Tool(namespace=group)]
+    assert said(await told("tools", tools=tools), Text) == "add crm__find"
+
+
+async def test_a_demanded_tool_of_a_namespace_is_called() -> None:
+    group = items_pb2.NamespaceTool(name="crm", tools=[function("find", {})])
+    named = responses_pb2.ToolChoice(function=items_named("find"))
+    settings = responses_pb2.Settings(tools=[items_pb2.Tool(namespace=group)], tool_choice=named)
+    pieces = await produced(Simulator(), prompt(user("hello"), settings=settings))
+    assert pieces[0] == FunctionCallBegins("find", "crm")
+
+
+async def test_history_is_read_as_it_was_made_legible() -> None:
+    compacted = items_pb2.Item(compaction=items_pb2.Compaction(encrypted_content="sealed"))
+
+    def legible(items: Items) -> Items:
+        return [user("#sim history") if item == compacted else item for item in items]
+
+    asked = prompt(history=[Segment(None, [compacted])], legible=legible)
+    assert said(await produced(Simulator(), asked), Text) == "1"
+    with pytest.raises(ModelError, match="'compaction'"):
+        await produced(Simulator(), prompt(compacted))
+
+
+async def test_slow_output_comes_token_by_token() -> None:
+    asked = prompt(user("#sim slow 1e-4 ; text 3"))
+    sizes = [len(batch) for batch in await batches(Simulator(), asked)]
+    assert sizes == [1, 1, 1, 1]

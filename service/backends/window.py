@@ -1,0 +1,125 @@
+"""What of a conversation is left where it does not fit its model's context.
+
+For requests with `truncation: "auto"`. The oldest goes first: items one by one, a call always with its
+output. What the model is to answer stays: the newest message of the user, and outputs of calls that
+came last. What goes is measured in steps, so that for many turns the prompt begins alike and the model
+server finds it cached.
+"""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from service.backends import Prompt
+from turnwire.v1 import items_pb2, responses_pb2
+
+_STEPS = 4  # in a context: how often the beginning of a growing prompt moves
+_MOST_ROOM = 4  # the answer's share of a context, as its reciprocal
+_PAIRED = {
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+}
+_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
+
+
+class _Place(NamedTuple):
+    """Where an item is: in which turn, and where in it."""
+
+    turn: int
+    position: int
+
+
+class _Entry(NamedTuple):
+    place: _Place
+    item: items_pb2.Item
+    tokens: float
+    """Its share of its turn's tokens, by its size."""
+
+
+_Group: TypeAlias = dict[_Place, float]
+"""Items that stay or go together, with their tokens."""
+
+
+def most_tokens(settings: responses_pb2.Settings, context: int) -> int:
+    """Return how long a shortened prompt may be, so that there is room for an answer."""
+    room = context // _MOST_ROOM
+    asked = settings.max_output_tokens if settings.HasField("max_output_tokens") else room
+    return context - min(asked, room)
+
+
+def turns_of(prompt: Prompt) -> list[Sequence[items_pb2.Item]]:
+    """Return a conversation's items, turn by turn; the last turn is the new input."""
+    return [*(prompt.legible(segment.items) for segment in prompt.history), prompt.input]
+
+
+class Window:
+    """A conversation that is being shortened."""
+
+    def __init__(self, prompt: Prompt, tokens: Sequence[int], context: int) -> None:
+        """`tokens` are those of each turn; `context` is how many the model can read."""
+        self._turns = turns_of(prompt)
+        self._step = max(1, context // _STEPS)
+        self._gone: set[_Place] = set()
+        self._gone_tokens = 0.0
+        entries = list(_entries(self._turns, tokens))
+        staying = _staying(entries)
+        self._droppable = deque(group for group in _groups(entries) if staying.isdisjoint(group))
+
+    @property
+    def turns(self) -> list[Sequence[items_pb2.Item]]:
+        """What is left of each turn."""
+        return [
+            [item for position, item in enumerate(items) if (turn, position) not in self._gone]
+            for turn, items in enumerate(self._turns)
+        ]
+
+    @property
+    def touched(self) -> set[int]:
+        """The turns that are no longer whole."""
+        return {place.turn for place in self._gone}
+
+    def drop(self, tokens: int) -> bool:
+        """Let go of the oldest, of about so many tokens. Return whether there was anything to drop."""
+        if not self._droppable:
+            return False
+        enough = math.ceil((self._gone_tokens + tokens) / self._step) * self._step
+        while self._droppable and self._gone_tokens < enough:
+            group = self._droppable.popleft()
+            self._gone.update(group)
+            self._gone_tokens += sum(group.values())
+        return True
+
+
+def _entries(turns: Sequence[Sequence[items_pb2.Item]], tokens: Sequence[int]) -> Iterator[_Entry]:
+    for turn, (items, whole) in enumerate(zip(turns, tokens, strict=True)):
+        sizes = [1 + item.ByteSize() for item in items]
+        share = whole / sum(sizes) if sizes else 0
+        for position, (item, size) in enumerate(zip(items, sizes, strict=True)):
+            yield _Entry(_Place(turn, position), item, size * share)
+
+
+def _groups(entries: Sequence[_Entry]) -> list[_Group]:
+    """Keep calls and their outputs together; groups are as old as their first item."""
+    groups: dict[str | _Place, _Group] = {}
+    for place, item, tokens in entries:
+        groups.setdefault(_call_id(item) or place, {})[place] = tokens
+    return list(groups.values())
+
+
+def _call_id(item: items_pb2.Item) -> str:
+    kind = item.WhichOneof("kind")
+    return str(getattr(item, kind).call_id) if kind in _PAIRED else ""
+
+
+def _staying(entries: Sequence[_Entry]) -> set[_Place]:
+    """Return where the newest message of the user is, and the outputs that came last."""
+    asked = [e.place for e in entries if e.item.message.role == "user"][-1:]
+    last = itertools.takewhile(
+        lambda entry: entry.place in asked or entry.item.WhichOneof("kind") in _OUTPUTS,
+        reversed(entries),
+    )
+    return {*asked, *(entry.place for entry in last)}
