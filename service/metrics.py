@@ -22,6 +22,7 @@ class Metrics:
         self._define_turns()
         self._define_tokens()
         self._define_state()
+        self._define_moderation()
 
     def _define_connections(self) -> None:
         self.connections_open = self._gauge(
@@ -103,6 +104,22 @@ class Metrics:
         )
         self.cache_entries = self._gauge(
             "turnwire_cache_entries", "Responses held, by layer.", ["layer"]
+        )
+
+    def _define_moderation(self) -> None:
+        self.verdicts = self._counter(
+            "turnwire_verdicts_total",
+            "Texts that were screened, by whether their verdict was known already.",
+            ["result"],
+        )
+        self.verdict_bytes = self._gauge(
+            "turnwire_verdict_cache_bytes", "Bytes of verdicts held, of all tenants."
+        )
+        self.verdict_evictions = self._counter(
+            "turnwire_verdict_evictions_total", "Verdicts that were let go of to make room."
+        )
+        self.classifier_failures = self._counter(
+            "turnwire_classifier_failures_total", "Classifications that came to no verdict."
         )
 
 
