@@ -1,4 +1,4 @@
-"""Nodes in memory, within a budget of bytes.
+"""Nodes in memory, within a budget of bytes, and whatever else stands on a chain of segments.
 
 An agent reads each response about once, with its next turn, and never again: so nodes that have been
 continued go first, then the least recently used. Segments are shared between a node and all that
@@ -8,7 +8,7 @@ continue it; each is counted once and let go with the last node that needs it.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from service.conversation import Node, Segment
 
@@ -17,9 +17,36 @@ Key = tuple[str, str]
 """Tenant and response id: an id is worth nothing outside its tenant."""
 
 
+class Weighed(Protocol):
+    """Something that can be held: a name, and what it weighs."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+
+    @property
+    def id(self) -> str:
+        """Its name within the tenant."""
+
+    @property
+    def parent_id(self) -> str | None:
+        """What it continues, if that is of its kind."""
+
+    @property
+    def segment(self) -> Segment | None:
+        """What it stands on."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory it holds beyond its segments, roughly."""
+
+
+W = TypeVar("W", bound=Weighed)
+
+
 @dataclass(slots=True)
-class _Entry:
-    node: Node
+class _Entry(Generic[W]):
+    node: W
     weight: int
     used: float
 
@@ -39,8 +66,8 @@ class Bounds:
 
 
 @dataclass(slots=True)
-class NodeCache:
-    """An LRU of nodes that evicts continued ones first. `clock` is monotonic, in seconds."""
+class SegmentCache(Generic[W]):
+    """An LRU that evicts what has been continued first. `clock` is monotonic, in seconds."""
 
     bounds: Bounds
     clock: Callable[[], float]
@@ -48,14 +75,14 @@ class NodeCache:
     """Told of every eviction."""
     bytes: int = 0
     """What the nodes and their segments weigh."""
-    _tips: OrderedDict[Key, _Entry] = field(default_factory=OrderedDict)
-    _superseded: OrderedDict[Key, _Entry] = field(default_factory=OrderedDict)
+    _tips: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
+    _superseded: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
     _segments: dict[Segment, _Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._tips) + len(self._superseded)
 
-    def get(self, key: Key) -> Node | None:
+    def get(self, key: Key) -> W | None:
         """Return a node, and keep it longer for having been asked for."""
         for entries in (self._tips, self._superseded):
             if (entry := entries.get(key)) is None:
@@ -68,7 +95,7 @@ class NodeCache:
             return entry.node
         return None
 
-    def put(self, node: Node) -> None:
+    def put(self, node: W) -> None:
         """Keep a node. Whatever it continues is superseded. Putting a node again changes nothing."""
         key = (node.tenant, node.id)
         if key in self._tips or key in self._superseded:
@@ -80,6 +107,13 @@ class NodeCache:
         self.bytes += entry.weight
         self._hold(node.segment)
         self._make_room()
+
+    def replace(self, node: W) -> None:
+        """Keep a node in the place of the one with its key."""
+        self._hold(node.segment)  # what both stand on stays counted, and is not walked over
+        self.discard((node.tenant, node.id))
+        self.put(node)
+        self._let_go(node.segment)
 
     def discard(self, key: Key) -> bool:
         """Let go of a node; tell whether it was there."""
@@ -103,14 +137,14 @@ class NodeCache:
             else:
                 self._evict(self._tips, next(iter(self._tips)), "lru")
 
-    def _expired(self, entry: _Entry) -> bool:
+    def _expired(self, entry: _Entry[W]) -> bool:
         return self.clock() - entry.used > self.bounds.ttl
 
-    def _evict(self, entries: OrderedDict[Key, _Entry], key: Key, reason: Reason) -> None:
+    def _evict(self, entries: OrderedDict[Key, _Entry[W]], key: Key, reason: Reason) -> None:
         self._remove(entries, key)
         self.evicted(reason)
 
-    def _remove(self, entries: OrderedDict[Key, _Entry], key: Key) -> None:
+    def _remove(self, entries: OrderedDict[Key, _Entry[W]], key: Key) -> None:
         entry = entries.pop(key)
         self.bytes -= entry.weight
         self._let_go(entry.node.segment)
@@ -135,3 +169,7 @@ class NodeCache:
             self.bytes -= held.weight
             del self._segments[segment]
             segment = segment.parent
+
+
+class NodeCache(SegmentCache[Node]):
+    """Keeps nodes."""

@@ -31,6 +31,7 @@ def node(name: str, parent: Node | None = None, tenant: str = "t", size: int = 1
         id=name,
         parent_id=parent.id if parent else None,
         segment=Segment(parent.segment if parent else None, [item(size)]),
+        inputs=0,
         pending_calls=frozenset(),
     )
 

@@ -28,7 +28,9 @@ def node(name: str, parent: DurableNode | None = None, tenant: str = "alice") ->
         id=name,
         parent_id=parent.id if parent else None,
         segment=Segment(parent.segment if parent else None, [text]),
+        inputs=1,
         pending_calls=frozenset({"call_1"}),
+        trace_data=b"",
         response_data=responses_pb2.Response(id=name).SerializeToString(),
     )
 

@@ -1,0 +1,218 @@
+"""Conversations as things of their own: a list of items under an id that does not change.
+
+A response that is made in one continues its tip and becomes the new tip; clients add items and take
+items out in between. The items are those on the path of the tip's segments: a compaction cuts that
+path, so from then on the list begins there. Reading a list parses all of it, however short the page.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from service import ids
+from service.conversation import DurableNode
+from service.errors import Conflict, NotFound
+from service.paging import Page, item_id_of, list_of, page_of, shown
+from service.request import check_metadata
+from service.store.conversations import ConversationStore, StoredConversation
+from service.tips import Tips, numbered
+from turnwire.v1 import conversation_service_pb2 as rpc
+from turnwire.v1 import items_pb2
+
+_SEGMENTS_A_TICK = 64
+_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A conversation that a turn holds. A turn that fails leaves it as it was by doing nothing."""
+
+    tip: DurableNode | None
+    """What the turn continues; None where there are no items yet."""
+    advance: Callable[[DurableNode], Awaitable[None]]
+    """Makes the turn's node the tip, once that is kept. Does nothing if the conversation is deleted.
+
+    Raises `Conflict` if another replica's turn came first."""
+    items: Callable[[], Awaitable[Sequence[items_pb2.Item]]]
+    """Returns all items that the turn continues, each with an id, parsed anew."""
+
+
+class Conversations:
+    """The conversations of all tenants. Absent, foreign and deleted ones raise the same `NotFound`."""
+
+    def __init__(self, store: ConversationStore, tips: Tips) -> None:
+        self._store = store
+        self._tips = tips
+        self._held: set[tuple[str, str]] = set()
+        self._reading = asyncio.Lock()  # long lists take memory: one at a time
+
+    async def create(self, tenant: str, request: rpc.CreateConversationRequest) -> rpc.Conversation:
+        """Begin a conversation."""
+        check_metadata(request.metadata)
+        conversation = StoredConversation(
+            tenant=tenant,
+            id=ids.draw("conv"),
+            created_at=int(time.time()),
+            metadata=dict(request.metadata),
+        )
+        if items := await self._tips.understood(conversation, (), request.items):
+            conversation = replace(conversation, tip=self._tips.extended(conversation, items))
+        await self._store.add(conversation)
+        return _told(conversation)
+
+    async def get(self, tenant: str, conversation_id: str) -> rpc.Conversation:
+        """Return a conversation."""
+        return _told(await self._find(tenant, conversation_id))
+
+    async def update(self, tenant: str, request: rpc.UpdateConversationRequest) -> rpc.Conversation:
+        """Replace a conversation's metadata, also while a response is being made in it."""
+        check_metadata(request.metadata)
+        metadata = dict(request.metadata)
+        return _told(
+            await self._change(
+                tenant, request.conversation_id, lambda now: replace(now, metadata=metadata)
+            )
+        )
+
+    async def delete(self, tenant: str, conversation_id: str) -> rpc.DeleteConversationResponse:
+        """Delete a conversation. A response that is being made in it ends as it would have."""
+        if not await self._store.delete(tenant, conversation_id):
+            raise _not_found()
+        return rpc.DeleteConversationResponse(
+            id=conversation_id, object="conversation.deleted", deleted=True
+        )
+
+    async def items(self, tenant: str, conversation_id: str, page: Page) -> items_pb2.ItemList:
+        """Return a page of a conversation's items."""
+        return page_of(await self._items(await self._find(tenant, conversation_id)), page)
+
+    async def item(self, tenant: str, conversation_id: str, item_id: str) -> items_pb2.Item:
+        """Return an item of a conversation, by the id it is listed under."""
+        items = await self._items(await self._find(tenant, conversation_id))
+        return shown(items[_place_of(item_id, items)])
+
+    async def add_items(self, tenant: str, request: rpc.CreateItemsRequest) -> items_pb2.ItemList:
+        """Add items at the end of a conversation; return them, each with its id."""
+        async with self._hold(tenant, request.conversation_id) as held:
+            listed = await self._items(held)
+            items = await self._tips.understood(held, listed, request.items)
+            if items:
+                await self._move(held, self._tips.extended(held, items))
+        return list_of(items)
+
+    async def delete_item(
+        self, tenant: str, conversation_id: str, item_id: str
+    ) -> rpc.Conversation:
+        """Take an item out of a conversation: rare, for all that is left is parsed and made anew."""
+        async with self._hold(tenant, conversation_id) as held:
+            left = list(await self._items(held))
+            del left[_place_of(item_id, left)]
+            tip = self._tips.rebuilt(held, left) if left else None
+            return _told(await self._put(held, tip, 1))
+
+    @asynccontextmanager
+    async def join(self, tenant: str, conversation_id: str) -> AsyncIterator["Joined"]:
+        """Hold a conversation for one turn.
+
+        Raises `NotFound`, and `Conflict` while another turn, or a change of its items, holds it.
+        """
+        async with self._hold(tenant, conversation_id) as held:
+            yield Joined(held.tip, partial(self._advance, held), partial(self._items, held))
+
+    def expire(self) -> None:
+        """Let go of what is too old."""
+        self._store.expire()
+
+    @asynccontextmanager
+    async def _hold(self, tenant: str, conversation_id: str) -> AsyncIterator[StoredConversation]:
+        """Keep everybody else from changing a conversation's items."""
+        key = (tenant, conversation_id)
+        held = await self._find(*key)
+        if key in self._held:
+            raise _locked()
+        self._held.add(key)
+        try:
+            yield held
+        finally:
+            self._held.discard(key)
+
+    async def _find(self, tenant: str, conversation_id: str) -> StoredConversation:
+        if conversation := await self._store.get(tenant, conversation_id):
+            return conversation
+        raise _not_found()
+
+    async def _items(self, conversation: StoredConversation) -> Sequence[items_pb2.Item]:
+        """Return all of a conversation's items, each with an id."""
+        path = conversation.segment.path() if conversation.segment else []
+        items: list[items_pb2.Item] = []
+        async with self._reading:
+            for number, segment in enumerate(path, 1):
+                items += segment.items
+                if number % _SEGMENTS_A_TICK == 0:
+                    await asyncio.sleep(0)
+            return numbered(conversation, items)
+
+    async def _advance(self, held: StoredConversation, tip: DurableNode) -> None:
+        with suppress(NotFound):
+            await self._move(held, tip)
+
+    async def _move(self, held: StoredConversation, tip: DurableNode) -> None:
+        """Put a longer conversation in the place of one that is held, or one that it compacts to."""
+        superseded = 0
+        if held.segment and held.segment.path()[0] is not tip.segment.path()[0]:
+            superseded = len(await self._items(held))
+        await self._put(held, tip, superseded)
+
+    async def _put(
+        self, held: StoredConversation, tip: DurableNode | None, gone: int
+    ) -> StoredConversation:
+        """Give a conversation another tip, from which so many of its items cannot be reached."""
+
+        def moved(now: StoredConversation) -> StoredConversation:
+            if now.tip_id != held.tip_id:
+                raise _locked()
+            return replace(now, tip=tip, unlisted=now.unlisted + gone)
+
+        return await self._change(held.tenant, held.id, moved)
+
+    async def _change(
+        self,
+        tenant: str,
+        conversation_id: str,
+        changed: Callable[[StoredConversation], StoredConversation],
+    ) -> StoredConversation:
+        """Change a conversation; anew, where somebody else has changed something else meanwhile."""
+        for _ in range(_ATTEMPTS):
+            now = await self._find(tenant, conversation_id)
+            after = replace(changed(now), revision=now.revision + 1)
+            if await self._store.replace(after):
+                return after
+        raise _locked()
+
+
+def _told(conversation: StoredConversation) -> rpc.Conversation:
+    return rpc.Conversation(
+        id=conversation.id,
+        object="conversation",
+        created_at=conversation.created_at,
+        metadata=conversation.metadata,
+    )
+
+
+def _place_of(item_id: str, items: Sequence[items_pb2.Item]) -> int:
+    for index, item in enumerate(items):
+        if item_id_of(item) == item_id:
+            return index
+    raise NotFound("not_found", "The conversation has no item with this id.", "item_id")
+
+
+def _not_found() -> NotFound:
+    return NotFound("not_found", "There is no conversation with this id.", "conversation_id")
+
+
+def _locked() -> Conflict:
+    message = "The conversation is being changed. Try again when the response made in it has ended."
+    return Conflict("conversation_locked", message, "conversation_id")
