@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.connection import ConnectionLimits
 from service.engine import EngineLimits
 from service.limits import MIB, Limits, TurnLimits
 from service.session import SessionLimits
@@ -63,13 +64,49 @@ class Config(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="browser origins that may connect, separated by commas"
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names, beside localhost, that a server without keys answers to, by commas"
+    )
 
     store_bytes: int = Field(256 * MIB, ge=MIB, description="memory for stored responses")
     store_ttl_seconds: float = Field(
         86_400.0, gt=0, description="how long a stored response is kept after its last use"
     )
+    conversations_bytes: int = Field(
+        64 * MIB, ge=MIB, description="memory for conversations that have an id of their own"
+    )
     connection_cache_bytes: int = Field(
         32 * MIB, ge=MIB, description="memory for the responses of one connection"
+    )
+
+    sealing_keys_file: Path | None = Field(
+        None,
+        description="keys for what clients keep in sealed form (compactions, reasoning): 32 bytes each in "
+        "base64, one a line, the newest first; without it a key that a restart forgets",
+    )
+    compactor: str = Field(
+        "model",
+        description="what compacts conversations: model, recent, or your own as package.module:factory",
+    )
+    compaction_summary_tokens: int = Field(
+        1024, ge=64, description="how long a summary may become, thinking included"
+    )
+    compaction_kept_bytes: int = Field(
+        32 * 1024, ge=1024, description="what a compaction keeps of the conversation word for word"
+    )
+    moderation_model: str = Field(
+        "omni-moderation-latest", description="the classifier's name, as clients ask for it"
+    )
+    moderation_rules_file: Path | None = Field(
+        None, description="a classifier by patterns: a TOML table for each category"
+    )
+    moderation_url: str | None = Field(
+        None, description="a classifier behind POST /v1/moderations: its server's address"
+    )
+    moderation_api_key: SecretStr | None = Field(None, description="that server's API key")
+    moderation_deadline_seconds: float = Field(10.0, gt=0, description="for that server to answer")
+    verdict_cache_bytes: int = Field(
+        4 * MIB, ge=0, description="memory for the verdicts on one tenant's items; 0 is none"
     )
 
     max_connections: int = Field(20_000, ge=1, description="connections, all transports")
@@ -84,6 +121,9 @@ class Config(BaseSettings):
         4 * MIB, ge=1024, description="unsent bytes beyond which a connection's turns wait"
     )
     connection_age_seconds: float = Field(3600.0, gt=0, description="a connection's longest life")
+    connection_retirement_seconds: float = Field(
+        300.0, ge=0, description="this long before that it goes as soon as no turn runs"
+    )
     send_deadline_seconds: float = Field(10.0, gt=0, description="for a client to read")
     receive_deadline_seconds: float = Field(30.0, gt=0, description="for a message to arrive whole")
     handshake_deadline_seconds: float = Field(
@@ -104,7 +144,7 @@ class Config(BaseSettings):
         "auto", description="auto: console on a terminal, JSON otherwise"
     )
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read a comma-separated list."""
@@ -112,10 +152,12 @@ class Config(BaseSettings):
             return value
         return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
-    @field_validator("backend_url")
+    @field_validator("backend_url", "moderation_url")
     @classmethod
-    def _url(cls, value: str) -> str:
+    def _url(cls, value: str | None) -> str | None:
         """Refuse what is no HTTP address."""
+        if value is None:
+            return None
         try:
             parts = urlsplit(value)
             good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -144,6 +186,15 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _one_classifier(self) -> Self:
+        """Refuse two classifiers under one name."""
+        if self.moderation_rules_file and self.moderation_url:
+            raise ValueError(
+                f"{_PREFIX}MODERATION_RULES_FILE and {_PREFIX}MODERATION_URL exclude each other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _safe(self) -> Self:
         """Without keys anyone who reaches the service may use it: let only this machine reach it."""
         if self.api_keys_file is None:
@@ -166,13 +217,20 @@ class Config(BaseSettings):
             ping_interval=self.ping_interval_seconds,
             ping_timeout=self.ping_timeout_seconds,
             allowed_origins=self.allowed_origins,
+            allowed_hosts=self.allowed_hosts,
         )
 
     def engine_limits(self) -> EngineLimits:
         """Return what the engine keeps to."""
+        session = SessionLimits(
+            active=self.max_active_turns, lanes=self.max_lanes, waiting=self.max_waiting_turns
+        )
         return EngineLimits(
-            session=SessionLimits(
-                active=self.max_active_turns, lanes=self.max_lanes, waiting=self.max_waiting_turns
+            connection=ConnectionLimits(
+                session=session,
+                age=self.connection_age_seconds,
+                retirement=self.connection_retirement_seconds,
+                cache_bytes=self.connection_cache_bytes,
             ),
             turn=TurnLimits(
                 keepalive=self.keepalive_seconds,
@@ -180,8 +238,6 @@ class Config(BaseSettings):
                 conversation_bytes=self.max_conversation_bytes,
             ),
             connections=self.max_connections,
-            connection_age=self.connection_age_seconds,
-            connection_cache_bytes=self.connection_cache_bytes,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from turnwire.v1 import items_pb2, responses_pb2
+from turnwire.v1 import items_pb2, responses_pb2, state_pb2
 
 _STRING = 128  # what a short string in a set weighs in Python beyond its characters
 _OVERHEAD = 512
@@ -66,6 +66,19 @@ class Segment:
         return path
 
 
+class Fingerprint(NamedTuple):
+    """What a prompt depended on beside its items: a hash of each."""
+
+    model: int
+    prompt_cache_key: int
+    instructions: int
+    tools: int
+    text_format: int
+    verbosity: int
+    reasoning_effort: int
+    service_tier: int
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Node:
     """A finished response that can be continued. It lives in its connection's memory, nowhere else."""
@@ -74,8 +87,15 @@ class Node:
     id: str
     parent_id: str | None
     segment: Segment
+    inputs: int
+    """How many of the segment's items are input; output follows them."""
     pending_calls: frozenset[str]
     """Calls of the conversation that no output has answered yet."""
+    tools: Sequence[items_pb2.Tool] = ()
+    """Tools that items of the conversation added. Shared with the parent where nothing was added."""
+    tokens: int = 0
+    """How long the conversation was at the end of the turn, as far as the model server told."""
+    fingerprint: Fingerprint | None = None
 
     @property
     def weight(self) -> int:
@@ -89,6 +109,10 @@ class DurableNode(Node):
 
     response_data: bytes
     """The response, serialised: what can be retrieved."""
+    trace_data: bytes
+    """How its events were cut, serialised: a `Trace`."""
+    continuable: bool = True
+    """Whether it can be continued: what failed or was cancelled can only be retrieved."""
 
     @property
     def response(self) -> responses_pb2.Response:
@@ -96,6 +120,12 @@ class DurableNode(Node):
         return responses_pb2.Response.FromString(self.response_data)
 
     @property
+    def trace(self) -> state_pb2.Trace:
+        """How its events were cut, parsed anew with every look."""
+        return state_pb2.Trace.FromString(self.trace_data)
+
+    @property
     def weight(self) -> int:
         """Bytes of memory this node holds beyond its segment, roughly."""
-        return super(DurableNode, self).weight + len(self.response_data)
+        stored = len(self.response_data) + len(self.trace_data)
+        return super(DurableNode, self).weight + stored

@@ -32,6 +32,15 @@ class Refusal(Exception):
         """Turn the codec's complaint about a frame into a refusal."""
         return cls(invalid.code, str(invalid), invalid.param)
 
+    @classmethod
+    def of(cls, event: events_pb2.ErrorEvent) -> "Refusal":
+        """Return the refusal that an event tells of."""
+        error = event.error
+        param = error.param if error.HasField("param") else None
+        refusal = cls(error.code, error.message, param)
+        refusal.status, refusal.type = event.status, error.type
+        return refusal
+
     def event(self) -> events_pb2.ServerEvent:
         """Say it as the protocol does. `status` is always set: some clients ignore errors without it."""
         detail = events_pb2.ErrorDetail(
@@ -73,6 +82,12 @@ class NotFound(Refusal):
     status = 404
 
 
+class Conflict(Refusal):
+    """Something else is changing what was asked for. It may be asked for again when that has ended."""
+
+    status = 409
+
+
 class RateLimited(Refusal):
     """The client asks for more than it may have at once."""
 
@@ -92,11 +107,27 @@ class Failed(Refusal):
         super().__init__("server_error", "The server failed to process the request. Try again.")
 
 
+class ModelFailed(Refusal):
+    """A model server failed at what no response would tell of."""
+
+    status = 502
+    type = "server_error"
+
+    def __init__(self, error: "ModelError") -> None:
+        super().__init__(error.code, error.message)
+        if error.code in _CALLERS_FAULT:
+            self.status, self.type = 400, Refusal.type
+
+
 class Overloaded(Refusal):
     """A limit of this server is reached; later it may work."""
 
     status = 503
     type = "server_error"
+
+
+_CALLERS_FAULT = {"invalid_prompt", "context_length_exceeded"}
+"""Codes of `ModelError` that the request is to blame for."""
 
 
 class ModelError(Exception):

@@ -27,6 +27,9 @@ class Limits:
     """How long that sign of life may take."""
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may connect. Others are refused; clients that are no browsers send none."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a server without keys may be called by, beside this machine's own: a web page can
+    make a browser believe that any name of its own is this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

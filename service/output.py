@@ -4,7 +4,8 @@ Events are unnumbered here; `service.turn` numbers them. Their order is that of 
 "Events". What differs between kinds of output is said once, in the table `FORMS`.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,10 +15,11 @@ from service.backends import (
     ReasoningSummaryText,
     ReasoningText,
     RefusalText,
+    ScoredText,
     Text,
 )
 from turnwire.delta import DeltaSource
-from turnwire.v1 import events_pb2, items_pb2
+from turnwire.v1 import events_pb2, items_pb2, responses_pb2, state_pb2
 
 M = TypeVar("M")
 
@@ -83,6 +85,7 @@ FORMS: dict[tuple[type[Produced], str], Form] = {
 }
 ITEM_OF: dict[type[Produced], str] = {piece: item for piece, item in FORMS if piece is not CallText}
 """The kind of item that a piece of output begins. A call's text needs its call."""
+ITEM_OF[ScoredText] = ITEM_OF[Text]
 
 
 class Stream:
@@ -91,6 +94,8 @@ class Stream:
     def __init__(self, item: "OpenItem", form: Form, grows_by: type[Produced]) -> None:
         self.grows_by = grows_by
         self.pieces: list[str] = []
+        self._scores: list[Sequence[items_pb2.Logprob]] = []
+        """What came with each piece, as far as anything did."""
         self._item, self._form = item, form
         self._place = {"item_id": item.id, "output_index": item.index}
         if framing := form.framing:
@@ -103,21 +108,71 @@ class Stream:
     def begun(self) -> list[events_pb2.ServerEvent]:
         """Say that it begins, where it is a part."""
         framing = self._form.framing
-        return [self._framed("added", self._part(framing, ""))] if framing else []
+        return [self._framed("added", self._part(framing, "", ()))] if framing else []
+
+    def scored(self, piece: ScoredText) -> events_pb2.ServerEvent:
+        """Say that text was added, and how likely it was."""
+        self._scores += [()] * (len(self.pieces) - len(self._scores))
+        self._scores.append(piece.logprobs)
+        self.pieces.append(piece.text)
+        event = self.source.message(0, piece.text)
+        event.output_text_delta.logprobs.extend(piece.logprobs)
+        return event
 
     def ended(self) -> list[events_pb2.ServerEvent]:
         """Say that it is finished, and let the item keep it."""
         text = "".join(self.pieces)
         done = told(f"{self._form.events}_done", **self._place, **{self._form.body: text})
-        if not (framing := self._form.framing):
-            setattr(self._item.body, self._form.body, text)
+        part = self.keep(self._item.body)
+        if part is None:
             return [done]
-        part = self._part(framing, text)
-        getattr(self._item.body, framing.field).append(part)
+        if part.output_text.logprobs:
+            done.output_text_done.logprobs.extend(part.output_text.logprobs)
         return [done, self._framed("done", part)]
 
-    def _part(self, framing: Framing, text: str) -> items_pb2.ContentPart:
-        return _of_kind(items_pb2.ContentPart, framing.part, {self._form.body: text})
+    def keep(self, body: Any) -> items_pb2.ContentPart | None:
+        """Put what there is into an item's body; return it, where it is a part."""
+        text = "".join(self.pieces)
+        if not (framing := self._form.framing):
+            setattr(body, self._form.body, text)
+            return None
+        part = self._part(framing, text, list(itertools.chain.from_iterable(self._scores)))
+        getattr(body, framing.field).append(part)
+        return part
+
+    def cut(self, body: Any, trace: state_pb2.StreamTrace) -> Iterator[events_pb2.ServerEvent]:
+        """Say again, delta by delta, what became of it in a finished item's body."""
+        whole = body
+        if framing := self._form.framing:
+            part = getattr(body, framing.field)[self._place[framing.index]]
+            whole = getattr(part, framing.part)
+        text, scores = getattr(whole, self._form.body), iter(getattr(whole, "logprobs", ()))
+        at = 0
+        for length, count in itertools.zip_longest(trace.lengths, trace.logprobs, fillvalue=0):
+            piece = ScoredText(text[at : at + length], list(itertools.islice(scores, count)))
+            at += length
+            yield self.scored(piece) if trace.logprobs else self._more(piece.text)
+
+    def trace(self) -> state_pb2.StreamTrace:
+        """Return how it was cut into deltas."""
+        variant = events_pb2.ServerEvent.DESCRIPTOR.fields_by_name[f"{self._form.events}_delta"]
+        return state_pb2.StreamTrace(
+            delta=variant.number,
+            lengths=map(len, self.pieces),
+            logprobs=map(len, self._scores),
+        )
+
+    def _more(self, text: str) -> events_pb2.ServerEvent:
+        self.pieces.append(text)
+        return self.source.message(0, text)
+
+    def _part(
+        self, framing: Framing, text: str, logprobs: Sequence[items_pb2.Logprob]
+    ) -> items_pb2.ContentPart:
+        part = _of_kind(items_pb2.ContentPart, framing.part, {self._form.body: text})
+        if logprobs:
+            part.output_text.logprobs.extend(logprobs)
+        return part
 
     def _framed(self, which: str, part: items_pb2.ContentPart) -> events_pb2.ServerEvent:
         assert self._form.framing
@@ -127,8 +182,8 @@ class Stream:
 class OpenItem:
     """An item that the model has begun: its place, and what it has come to so far."""
 
-    def __init__(self, kind: str, index: int, stream_id: str | None, **fields: str) -> None:
-        self.kind, self.index, self.stream_id, self.id = kind, index, stream_id, fields["id"]
+    def __init__(self, kind: str, index: int, stream_id: str | None, **fields: str | None) -> None:
+        self.kind, self.index, self.stream_id, self.id = kind, index, stream_id, str(fields["id"])
         self._item = _of_kind(items_pb2.Item, kind, {"status": "in_progress", **fields})
         self.body: Any = getattr(self._item, kind)
 
@@ -138,13 +193,25 @@ class OpenItem:
 
     def stream(self, piece: Produced) -> Stream | None:
         """Open the stream that `piece` is the first of; None if it belongs to another item."""
-        form = FORMS.get((type(piece), self.kind))
-        return Stream(self, form, type(piece)) if form else None
+        return self.stream_of(Text if isinstance(piece, ScoredText) else type(piece))
+
+    def stream_of(self, grows_by: type[Produced]) -> Stream | None:
+        """Open a stream that grows by one kind of output; None if that belongs to another item."""
+        form = FORMS.get((grows_by, self.kind))
+        return Stream(self, form, grows_by) if form else None
 
     def finished(self, status: str) -> items_pb2.Item:
         """Return the item as later turns will replay it."""
         self.body.status = status
         return self._shown()
+
+    def so_far(self, stream: Stream | None) -> items_pb2.Item:
+        """Return a copy of the item as far as it has come, with the stream that is still open."""
+        item = items_pb2.Item()
+        item.CopyFrom(self._item)
+        if stream is not None:
+            stream.keep(getattr(item, self.kind))
+        return item
 
     def ended(self, item: items_pb2.Item) -> events_pb2.ServerEvent:
         """Say that it is finished."""
@@ -154,6 +221,20 @@ class OpenItem:
         if self.kind == "message":
             self.body.extra_json = "" if self.body.content else _EMPTY_CONTENT
         return self._item
+
+
+def compacting(index: int, item_id: str) -> tuple[events_pb2.ServerEvent, events_pb2.ServerEvent]:
+    """Say that the conversation is being compacted into an item."""
+    item = items_pb2.Item(compaction=items_pb2.Compaction(id=item_id))
+    return (
+        told("output_item_added", output_index=index, item=item),
+        told("compaction_compacting", item_id=item_id, output_index=index),
+    )
+
+
+def terminal(response: responses_pb2.Response) -> str:
+    """Return the variant of the event that tells a response's end."""
+    return "incomplete" if response.status == "cancelled" else response.status
 
 
 def told(kind: str, **fields: Any) -> events_pb2.ServerEvent:

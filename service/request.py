@@ -5,8 +5,10 @@ docs/protocol.md.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import orjson
 
 from service.conversation import DurableNode, Node
 from service.errors import Refusal
@@ -24,7 +26,7 @@ _RANGES = {
 _WORDS = {"tool_choice_mode": ("none", "auto", "required"), "truncation": ("disabled", "auto")}
 _CALLS = {"function_call", "custom_tool_call"}
 _OUTPUTS = {"function_call_output", "custom_tool_call_output"}
-_CALLS_AND_OUTPUTS = _CALLS | _OUTPUTS
+_CALLS_AND_OUTPUTS = _CALLS | _OUTPUTS | {"other_json"}
 _OPEN_CALLS = 1024
 _ITEMS = 65_536  # of one request
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
@@ -36,13 +38,39 @@ class Request:
 
     parent: Node | None
     input: Sequence[items_pb2.Item]
+    """The new items, references replaced by what they stand for."""
+    legible: Sequence[items_pb2.Item]
+    """The same as a model can be told them."""
+    begins_anew: bool
+    """Whether the input holds a compaction, which stands for all that was said before it."""
     settings: responses_pb2.Settings
     """As the client sent them: what is unset is the model server's choice."""
+    added_tools: Sequence[items_pb2.Tool]
+    """Tools that items of the conversation added, those of `input` included."""
+    include: frozenset[str]
+    moderation: responses_pb2.ModerationSettings | None
     store: bool
     generate: bool
     pending_calls: frozenset[str]
     """Calls of the conversation that are still without an output once `input` is read."""
     extra_json: str
+
+    @property
+    def tools(self) -> Sequence[items_pb2.Tool]:
+        """What may be called."""
+        return (
+            [*self.settings.tools, *self.added_tools] if self.added_tools else self.settings.tools
+        )
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the client wants to know how likely the text was."""
+        return bool(self.settings.top_logprobs) or "message.output_text.logprobs" in self.include
+
+    @property
+    def only_compacts(self) -> bool:
+        """Whether the client asks for a compaction and nothing else."""
+        return bool(self.input) and self.input[-1].HasField("compaction_trigger")
 
     def echo(self) -> responses_pb2.Settings:
         """Return the settings as responses show them: with the protocol's defaults filled in."""
@@ -51,27 +79,62 @@ class Request:
         settings.MergeFrom(self.settings)
         if self.settings.HasField("tool_choice"):
             settings.ClearField("tool_choice_mode")
+        if settings.HasField("conversation_id"):
+            settings.conversation.id = settings.conversation_id
+            settings.ClearField("conversation_id")
+        if settings.HasField("prompt_cache_options"):
+            settings.prompt_cache_options.mode = settings.prompt_cache_options.mode or "implicit"
+            settings.prompt_cache_options.ttl = settings.prompt_cache_options.ttl or "30m"
+        if settings.text.format.HasField("json_schema"):
+            schema = settings.text.format.json_schema
+            schema.strict = schema.strict  # said, also where it was left open
         settings.store = self.store
         settings.service_tier = "default"
         return settings
 
 
-def understand(create: responses_pb2.CreateResponse, parent: Node | None) -> Request:
-    """Apply the rules. Raises `Refusal` for what the protocol refuses."""
+def understand(
+    create: responses_pb2.CreateResponse,
+    items: Sequence[items_pb2.Item],
+    legible: Sequence[items_pb2.Item],
+    parent: Node | None,
+) -> Request:
+    """Apply the rules. Raises `Refusal` for what the protocol refuses.
+
+    `items` is what `new_items` returned, references replaced; `legible` is that as a model reads it.
+    """
     settings = create.settings
-    _check_supported(settings)
+    anew = any(item.HasField("compaction") for item in items)
+    before = None if anew else parent
     _check_ranges(settings)
-    _check_metadata(settings)
-    items = new_items(create)
+    check_metadata(settings.metadata)
     return Request(
         parent=parent,
         input=items,
         settings=settings,
-        store=_store(settings, parent),
+        legible=legible,
+        begins_anew=anew,
+        added_tools=tools_with(legible, before.tools if before else ()),
+        include=frozenset(create.include),
+        moderation=create.moderation if create.HasField("moderation") else None,
+        store=is_stored(settings, parent),
         generate=not _is_warm_up(create),
-        pending_calls=pending_calls(parent.pending_calls if parent else frozenset(), items),
+        pending_calls=pending_calls(before.pending_calls if before else frozenset(), legible),
         extra_json=create.extra_json,
     )
+
+
+def conversation_of(settings: responses_pb2.Settings) -> str:
+    """Return the id of the conversation that a response is to be made in; empty if in none."""
+    return settings.conversation.id or settings.conversation_id
+
+
+def tools_with(
+    items: Sequence[items_pb2.Item], before: Sequence[items_pb2.Tool]
+) -> Sequence[items_pb2.Tool]:
+    """Return the tools that a conversation has added once `items` are part of it."""
+    added = [tool for item in items for tool in item.additional_tools.tools]
+    return [*before, *added] if added else before
 
 
 def check_size(create: responses_pb2.CreateResponse, parent: Node | None, most_bytes: int) -> None:
@@ -108,6 +171,8 @@ def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> fr
         kind = item.WhichOneof("kind")
         if kind in _CALLS:
             pending.add(getattr(item, kind).call_id)
+        elif kind == "other_json":
+            _note_other(item.other_json, pending, answered)
         elif kind in _OUTPUTS:
             call_id = getattr(item, kind).call_id
             if call_id not in pending and call_id not in answered:
@@ -123,11 +188,27 @@ def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> fr
     return frozenset(pending)
 
 
+def _note_other(item_json: str, pending: set[str], answered: set[str]) -> None:
+    """Note a call, or an output, of a type that the contract does not know. They are never refused."""
+    if "call_id" not in item_json:
+        return
+    item = orjson.loads(item_json)
+    call_id, kind = item.get("call_id"), str(item.get("type"))
+    if not isinstance(call_id, str):
+        return
+    if kind.endswith("_output"):
+        pending.discard(call_id)
+        answered.add(call_id)
+    elif kind.endswith("_call"):
+        pending.add(call_id)
+
+
 def _is_warm_up(create: responses_pb2.CreateResponse) -> bool:
-    return create.HasField("generate") and not create.generate
+    prewarms = create.settings.prompt_cache_options.prewarm
+    return prewarms or (create.HasField("generate") and not create.generate)
 
 
-def _store(settings: responses_pb2.Settings, parent: Node | None) -> bool:
+def is_stored(settings: responses_pb2.Settings, parent: Node | None) -> bool:
     """Decide whether the response is stored. What was said unstored is never stored later on."""
     continues_unstored = parent is not None and not isinstance(parent, DurableNode)
     if not settings.HasField("store"):
@@ -142,15 +223,22 @@ def _store(settings: responses_pb2.Settings, parent: Node | None) -> bool:
     return settings.store
 
 
-def _check_supported(settings: responses_pb2.Settings) -> None:
-    if settings.background:
-        raise Refusal("unsupported_parameter", "'background' is not supported here.", "background")
-    if settings.HasField("conversation") or settings.HasField("conversation_id"):
+def check_supported(settings: responses_pb2.Settings) -> None:
+    """Refuse what the protocol defines and this server cannot do, or not together."""
+    if settings.HasField("prompt_json"):
         raise Refusal(
             "unsupported_parameter",
-            "'conversation' is not supported; continue with 'previous_response_id'.",
-            "conversation",
+            "'prompt' is not supported: there are no prompt templates here. Send 'instructions'.",
+            "prompt",
         )
+    if not conversation_of(settings):
+        return
+    if settings.HasField("previous_response_id"):
+        message = "'conversation' and 'previous_response_id' exclude each other."
+        raise Refusal("invalid_value", message, "conversation")
+    if settings.HasField("store") and not settings.store:
+        message = "'store' cannot be false: a conversation keeps what is said in it."
+        raise Refusal("invalid_value", message, "store")
 
 
 def _check_ranges(settings: responses_pb2.Settings) -> None:
@@ -164,10 +252,11 @@ def _check_ranges(settings: responses_pb2.Settings) -> None:
             raise Refusal("invalid_value", message, name)
 
 
-def _check_metadata(settings: responses_pb2.Settings) -> None:
-    if len(settings.metadata) > _METADATA_PAIRS:
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Refuse more of the client's own pairs than may be attached to anything, or longer ones."""
+    if len(metadata) > _METADATA_PAIRS:
         raise Refusal("invalid_value", f"At most {_METADATA_PAIRS} pairs are allowed.", "metadata")
-    for key, value in settings.metadata.items():
+    for key, value in metadata.items():
         if len(key) > _METADATA_KEY or len(value) > _METADATA_VALUE:
             raise Refusal(
                 "invalid_value",

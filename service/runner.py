@@ -1,30 +1,39 @@
-"""The life of one turn: find its parent, let the model run, seal what came of it, keep it.
+"""The life of turns: what each is to do, who makes it, and what is kept of it.
 
 Order matters: `response.in_progress` is said only once the parent is held, and `response.completed`
 only once a response that is to be stored is durable.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
-from typing import Literal, NamedTuple, Protocol
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import structlog
 
-from service import ids
-from service.backends import Backend, Prompt
-from service.conversation import DurableNode, Node, Rendered, Segment
+from service.compaction import threshold
+from service.conversation import DurableNode, Node
+from service.conversations import Conversations, Joined
 from service.errors import Failed, ModelError, Refusal
-from service.limits import TurnLimits
-from service.metrics import Metrics, TransportMetrics
-from service.request import Request, check_size, pending_calls, understand
+from service.live import Live
+from service.metrics import Metrics
+from service.moderation import Moderator
+from service.plan import Caller, Holder, Means, Plan
+from service.references import References
+from service.request import (
+    Request,
+    check_size,
+    check_supported,
+    conversation_of,
+    is_stored,
+    new_items,
+    understand,
+)
 from service.router import Router
+from service.run import Run
+from service.sealed import record
 from service.session import Begin
-from service.silence import Silence
 from service.store import Store
-from service.turn import Turn
-from turnwire.delta import Event
 from turnwire.v1 import responses_pb2
 
 log = structlog.get_logger(__name__)
@@ -35,98 +44,110 @@ _DEFECT = ModelError("server_error", "The server failed to process the response.
 class Outcome(NamedTuple):
     """How a turn ended."""
 
-    word: Literal["ok", "failed", "refused"]
+    word: Literal["ok", "failed", "refused", "cancelled"]
     node: Node | None = None
     """What can be continued, if anything."""
+    refusal: Refusal | None = None
+    """Why the response never existed; the client has not been told yet."""
 
 
-class Caller(Protocol):
-    """The connection a turn belongs to, as the turn sees it."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """What turns leave behind, and find."""
 
-    tenant: str
-    metrics: TransportMetrics
-    interruption: ModelError | None
-    """Why the turn is being cut short, where its client should still be told."""
-
-    def recall(self, response_id: str) -> Node | None:
-        """Return a node that the connection itself holds."""
-
-    def keep(self, node: Node) -> None:
-        """Hold a node for the connection's next turns."""
-
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Send events to the client."""
-
-    def refuse(self, refusal: Refusal, stream_id: str | None) -> None:
-        """Tell the client that its request is refused."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether the client has so much left to read that nothing more should be produced."""
-
-    async def ready(self) -> None:
-        """Return when the client is no longer behind."""
+    store: Store
+    conversations: Conversations
+    live: Live
 
 
 class Runner:
     """Runs turns."""
 
-    def __init__(self, router: Router, store: Store, metrics: Metrics, limits: TurnLimits) -> None:
+    def __init__(
+        self, router: Router, state: State, means: Means, moderator: Moderator, metrics: Metrics
+    ) -> None:
         self._router = router
-        self._store = store
+        self._state = state
+        self._means = means
+        self._moderator = moderator
         self._hydrations = metrics.hydrations
-        self._limits = limits
 
     async def run(self, begin: Begin, caller: Caller) -> Outcome:
         """Run a turn to its end.
 
-        The client has been told all there is to tell, unless it is gone: then this is cancelled.
+        Unless it is refused the client has been told all there is to tell. If the client is gone, this
+        is cancelled.
         """
+        async with AsyncExitStack() as held:
+            try:
+                plan = await self.plan(begin, caller, held)
+            except Refusal as refusal:
+                return Outcome("refused", refusal=refusal)
+            except Exception:
+                log.exception("turn_failed")
+                return Outcome("failed", refusal=Failed())
+            return await self._run(Run(plan, self._means, caller), caller)
+
+    async def plan(self, begin: Begin, caller: Holder, held: AsyncExitStack) -> Plan:
+        """Decide what a turn is to do. Raises `Refusal`.
+
+        A conversation that it is to be made in stays held until `held` is left.
+        """
+        settings = begin.create.settings
+        check_supported(settings)
+        backend = self._router.backend(settings.model)
+        joined = await self._join(settings, caller, held)
+        request = await self._understand(begin.create, caller, joined.tip if joined else None)
+        compared_id = settings.prompt_cache_options.comparison_response_id
+        return Plan(
+            tenant=caller.tenant,
+            stream_id=begin.stream_id,
+            request=request,
+            backend=backend,
+            screening=self._moderator.understand(request.moderation, caller.tenant),
+            compact_at=threshold(settings),
+            compared=await self._find(compared_id, caller) if compared_id else None,
+            joined=joined,
+        )
+
+    async def _join(
+        self, settings: responses_pb2.Settings, caller: Holder, held: AsyncExitStack
+    ) -> Joined | None:
+        """Take the conversation that the response is to be made in, if it is to be in one."""
+        if not (conversation_id := conversation_of(settings)):
+            return None
         try:
-            request = await self._understand(begin.create, caller)
-            backend = self._router.backend(request.settings.model)
+            joining = self._state.conversations.join(caller.tenant, conversation_id)
+            return await held.enter_async_context(joining)
         except Refusal as refusal:
-            caller.refuse(refusal, begin.stream_id)
-            return Outcome("refused")
-        except Exception:
-            log.exception("turn_failed")
-            caller.refuse(Failed(), begin.stream_id)
-            return Outcome("failed")
-        return await self._run(begin, request, backend, caller)
+            refusal.param = "conversation"  # as this request calls it
+            raise
 
-    async def _run(
-        self, begin: Begin, request: Request, backend: Backend, caller: Caller
-    ) -> Outcome:
-        turn = Turn(_response(request), begin.stream_id, ids.item_id)
-        try:
-            run = _Run(request, backend, turn, caller, self._limits)
-            return Outcome("ok", await run.run(self._store))
-        except ModelError as error:
-            caller.deliver(turn.fail(error))
-        except Refusal as refusal:  # what the model produced cannot be kept
-            caller.deliver(turn.fail(ModelError(refusal.code, refusal.message)))
-        except asyncio.CancelledError:
-            if caller.interruption is None:
-                raise
-            caller.deliver(turn.fail(caller.interruption))
-        except Exception:
-            log.exception("turn_failed")
-            caller.deliver(turn.fail(_DEFECT))
-        return Outcome("failed")
-
-    async def _understand(self, create: responses_pb2.CreateResponse, caller: Caller) -> Request:
-        parent = None
+    async def _understand(
+        self, create: responses_pb2.CreateResponse, caller: Holder, tip: Node | None
+    ) -> Request:
+        parent = tip
         if create.settings.HasField("previous_response_id"):
             parent = await self._hydrate(create.settings.previous_response_id, caller)
-        check_size(create, parent, self._limits.conversation_bytes)
-        return understand(create, parent)
+        most_bytes = self._means.limits.conversation_bytes
+        check_size(create, parent, most_bytes)
 
-    async def _hydrate(self, response_id: str, caller: Caller) -> Node:
+        async def find(response_id: str) -> Node | None:
+            return await self._find(response_id, caller)
+
+        kind = DurableNode if is_stored(create.settings, parent) else Node
+        references = References(find, parent, kind, most_bytes)
+        items = await references.resolve(new_items(create))
+        return understand(
+            create, items, self._means.compactions.legible(caller.tenant, items), parent
+        )
+
+    async def _hydrate(self, response_id: str, caller: Holder) -> Node:
         """Find the response to continue: in the connection, then in the store."""
         if node := caller.recall(response_id):
             self._hydrations.labels("connection", "hit").inc()
             return node
-        if node := await self._store.get(caller.tenant, response_id):
+        if node := await self._stored(response_id, caller):
             self._hydrations.labels("store", "hit").inc()
             return node
         self._hydrations.labels("none", "miss").inc()
@@ -136,116 +157,55 @@ class Runner:
             "previous_response_id",
         )
 
+    async def _find(self, response_id: str, caller: Holder) -> Node | None:
+        return caller.recall(response_id) or await self._stored(response_id, caller)
 
-class _Run:
-    """One turn under way."""
+    async def _stored(self, response_id: str, caller: Holder) -> DurableNode | None:
+        node = await self._state.store.get(caller.tenant, response_id)
+        return node if node and node.continuable else None
 
-    def __init__(
-        self, request: Request, backend: Backend, turn: Turn, caller: Caller, limits: TurnLimits
-    ) -> None:
-        self._request = request
-        self._backend = backend
-        self._turn = turn
-        self._caller = caller
-        self._limits = limits
-        self._began = time.perf_counter()
+    async def _run(self, run: Run, caller: Caller) -> Outcome:
+        """Have a response made and kept, and tell its end whatever it is."""
+        stored = run.plan.request.store
+        listed = self._state.live.listed(caller.tenant, run) if stored else nullcontext()
+        with listed:
+            try:
+                return await self._make(run, caller)
+            except ModelError as error:
+                return await self._fail(run, error)
+            except Refusal as refusal:  # what the model produced cannot be kept
+                return await self._fail(run, ModelError(refusal.code, refusal.message))
+            except asyncio.CancelledError:
+                if caller.interruption is None:
+                    raise
+                return await self._fail(run, caller.interruption)
+            except Exception:
+                log.exception("turn_failed")
+                return await self._fail(run, _DEFECT)
 
-    async def run(self, store: Store) -> Node:
-        """Run it. Raises `ModelError` if the model server fails."""
-        await self._caller.ready()
-        if self._request.generate:
-            self._caller.deliver(self._turn.begin())
-            rendered = await self._watched(self._generate)
-        else:
-            self._caller.deliver(self._turn.created())
-            rendered = await self._watched(self._prepare)
-        self._turn.settle(int(time.time()))
-        node = self._seal(rendered)
+    async def _make(self, run: Run, caller: Caller) -> Outcome:
+        node = await run.make()
         if isinstance(node, DurableNode):
-            await store.put(node)
-        self._caller.keep(node)
-        await self._caller.ready()
-        self._caller.deliver(self._turn.ended())
-        return node
+            await self._state.store.put(node)
+        cancelled = run.response.status == "cancelled"
+        if not cancelled:
+            caller.keep(node)
+            if run.plan.joined and isinstance(node, DurableNode):
+                await run.plan.joined.advance(node)
+        await caller.ready()
+        run.deliver(run.turn.ended())
+        return Outcome("cancelled") if cancelled else Outcome("ok", node)
 
-    async def _watched(
-        self, work: Callable[[Silence], Awaitable[Rendered | None]]
-    ) -> Rendered | None:
-        """Have the model server work for as long as it shows signs of life."""
+    async def _fail(self, run: Run, error: ModelError) -> Outcome:
+        run.turn.failed(error)
+        if run.plan.request.store:
+            await self._record(run)
+        run.deliver(run.turn.ended())
+        return Outcome("failed")
+
+    async def _record(self, run: Run) -> None:
+        """Keep what became of a response that failed, if it can be kept: it failed either way."""
         try:
-            async with asyncio.timeout(None) as deadline:
-                with Silence(self._turn, self._caller, self._limits, deadline) as silence:
-                    return await work(silence)
-        except TimeoutError:
-            message = f"The model server said nothing for {self._limits.stall:g} seconds."
-            raise ModelError("server_error", message) from None
-
-    async def _prepare(self, silence: Silence) -> Rendered | None:
-        del silence  # a warm-up says nothing
-        return await self._backend.prepare(self._prompt())
-
-    async def _generate(self, silence: Silence) -> Rendered | None:
-        await self._pass_on(silence)
-        if (finished := self._turn.finished) is None:
-            raise ModelError("server_error", "The model server stopped in the middle.")
-        metrics = self._caller.metrics
-        metrics.cached_tokens.inc(finished.cached_tokens)
-        metrics.computed_tokens.inc(finished.input_tokens - finished.cached_tokens)
-        metrics.output_tokens.inc(finished.output_tokens)
-        return finished.rendered
-
-    async def _pass_on(self, silence: Silence) -> None:
-        """Pass on what the model produces, no faster than the client reads it."""
-        turn, caller = self._turn, self._caller
-        async with aclosing(self._backend.generate(self._prompt())) as batches:
-            async for batch in batches:
-                if silence.unbroken:
-                    elapsed = time.perf_counter() - self._began
-                    caller.metrics.time_to_first_token.observe(elapsed)
-                silence.broken()
-                caller.deliver(turn.produced(batch))
-                await caller.ready()
-
-    def _prompt(self) -> Prompt:
-        request = self._request
-        return Prompt(
-            history=request.parent.segment.path() if request.parent else [],
-            input=request.input,
-            settings=request.settings,
-            extra_json=request.extra_json,
-            conversation=ids.root_of(self._turn.response.id),
-            tenant=self._caller.tenant,
-        )
-
-    def _seal(self, rendered: Rendered | None) -> Node:
-        request, response = self._request, self._turn.response
-        parent = request.parent
-        renderings = {self._backend.dialect: rendered} if rendered else None
-        items = [*request.input, *response.output]
-        segment = Segment(parent.segment if parent else None, items, renderings)
-        pending = pending_calls(request.pending_calls, response.output)
-        if request.store:
-            return DurableNode(
-                tenant=self._caller.tenant,
-                id=response.id,
-                parent_id=parent.id if parent else None,
-                segment=segment,
-                pending_calls=pending,
-                response_data=response.SerializeToString(),
-            )
-        return Node(
-            tenant=self._caller.tenant,
-            id=response.id,
-            parent_id=parent.id if parent else None,
-            segment=segment,
-            pending_calls=pending,
-        )
-
-
-def _response(request: Request) -> responses_pb2.Response:
-    return responses_pb2.Response(
-        id=ids.response_id(request.parent.id if request.parent else None),
-        object="response",
-        created_at=int(time.time()),
-        settings=request.echo(),
-    )
+            await self._state.store.put(record(run.plan, run.turn))
+        except Exception:
+            log.exception("record_not_kept")

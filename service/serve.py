@@ -4,11 +4,11 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import (
@@ -23,15 +23,22 @@ import transports.grpc
 import transports.http
 from service import models
 from service.backends import Backend
+from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
-from service.cache import Bounds, NodeCache
+from service.cache import Bounds, NodeCache, SegmentCache
+from service.compactors import Budget, compactor
 from service.config import Config
-from service.engine import Engine
+from service.engine import Engine, Policies, Stores
 from service.keys import Anonymous, KeyFile, Keys
 from service.metrics import Metrics
+from service.moderation import Classifier
+from service.moderation.remote import RemoteClassifier
+from service.moderation.rules import RulesClassifier
 from service.router import Router
+from service.sealing import Seal
+from service.store.conversations import MemoryConversations
 from service.store.memory import MemoryStore
 from transports.health import serve_health
 from transports.http import Address
@@ -40,6 +47,7 @@ from turnwire import json_codec
 from turnwire.v1 import events_pb2, items_pb2
 
 log = structlog.get_logger(__name__)
+C = TypeVar("C", bound=SegmentCache[Any])
 
 _STOP_SECONDS = 5.0
 """For servers to close what is still open once all turns have ended."""
@@ -68,8 +76,11 @@ async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.stop)
         await backend.start()
-        store = MemoryStore(_store_cache(config, metrics))
-        engine = Engine(Router([backend]), store, metrics, config.engine_limits())
+        policies = _policies(config)
+        for classifier in policies.classifiers:
+            stack.callback(classifier.close)
+        limits = config.engine_limits()
+        engine = Engine(Router([backend]), _stores(config, metrics), metrics, limits, policies)
         service = await _listen(config, engine, keys, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
@@ -137,19 +148,56 @@ async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitSt
         f"ws://{_host(config.http_address)}:{http.port}/v1/responses",
         f"{_host(config.grpc_address)}:{grpc.port}",
         f"http://{_host(config.operations_address)}:{operations.port}",
-        tuple(name for name, _ in engine.models()),
+        tuple(model.id for model in engine.models().models),
     )
 
 
-def _store_cache(config: Config, metrics: Metrics) -> NodeCache:
-    bounds = Bounds(budget=config.store_bytes, ttl=config.store_ttl_seconds)
+def _stores(config: Config, metrics: Metrics) -> Stores:
+    return Stores(
+        responses=MemoryStore(
+            _cache(NodeCache, _bounds(config, config.store_bytes), metrics, "store")
+        ),
+        conversations=MemoryConversations(
+            _cache(SegmentCache, _bounds(config, config.conversations_bytes), metrics, "conversations")
+        ),
+    )
+
+
+def _bounds(config: Config, budget: int) -> Bounds:
+    return Bounds(budget=budget, ttl=config.store_ttl_seconds)
+
+
+def _cache(kind: type[C], bounds: Bounds, metrics: Metrics, layer: str) -> C:
+    """Make a cache that metrics can see."""
     evictions = metrics.cache_evictions
-    cache = NodeCache(
-        bounds, time.monotonic, lambda reason: evictions.labels("store", reason).inc()
-    )
-    metrics.cache_bytes.labels("store").set_function(lambda: cache.bytes)
-    metrics.cache_entries.labels("store").set_function(lambda: len(cache))
+    cache = kind(bounds, time.monotonic, lambda reason: evictions.labels(layer, reason).inc())
+    metrics.cache_bytes.labels(layer).set_function(lambda: cache.bytes)
+    metrics.cache_entries.labels(layer).set_function(lambda: len(cache))
     return cache
+
+
+def _policies(config: Config) -> Policies:
+    """Raises `ValueError` and `OSError` for files and names that the operator has to mend."""
+    keys, most_bytes = config.sealing_keys_file, config.max_conversation_bytes
+    budget = Budget(
+        kept_bytes=config.compaction_kept_bytes, summary_tokens=config.compaction_summary_tokens
+    )
+    return Policies(
+        seal=Seal.read(keys, most_bytes) if keys else Seal.ephemeral(most_bytes),
+        compactor=compactor(config.compactor, budget),
+        classifiers=list(_classifiers(config)),
+        verdict_bytes=config.verdict_cache_bytes,
+    )
+
+
+def _classifiers(config: Config) -> Iterator[Classifier]:
+    if config.moderation_rules_file:
+        yield RulesClassifier.read(config.moderation_model, config.moderation_rules_file)
+    if config.moderation_url:
+        key = config.moderation_api_key
+        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        http = HttpClient(config.moderation_url, headers, Deadlines())
+        yield RemoteClassifier(config.moderation_model, http, config.moderation_deadline_seconds)
 
 
 def _keys(config: Config) -> Keys:

@@ -1,21 +1,25 @@
-"""The rules of one connection: lanes, their order and bounds, what failures and departures do.
+"""The rules of one connection: lanes, their order and bounds, steering, what failures and departures do.
 
 Pure: it never waits, reads a clock or draws a random number. Every input returns one `Step`: events
-to deliver, then effects to perform, in that order. The rules are those of docs/protocol.md,
-"Lanes and state".
+to deliver, then effects to perform, in that order. The rules are those of docs/protocol.md, "Lanes and
+state" and "Steering".
 """
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from service import steering
 from service.errors import Ending, RateLimited, Refusal, SessionError
 from service.limits import MIB
+from service.steering import Steering
 from turnwire.v1 import events_pb2, responses_pb2
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}\Z")
+_STEERINGS = 16
+"""Inputs that may wait for one response."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +31,11 @@ class SessionLimits:
     lanes: int = 32
     """Named lanes in the connection's life."""
     waiting: int = 64
-    """Turns that wait; further ones are refused."""
+    """Turns that wait; further ones are refused, except for the first of a lane."""
     waiting_bytes: int = 64 * MIB
-    """What the turns that wait may weigh together, unless it is only one."""
+    """What all that waits may weigh together, unless it is only one."""
+    background: bool = False
+    """Whether responses may run in the background: only where no client waits for them."""
 
 
 class Begin(NamedTuple):
@@ -37,6 +43,25 @@ class Begin(NamedTuple):
 
     stream_id: str | None
     create: responses_pb2.CreateResponse
+
+
+class Tell(NamedTuple):
+    """Deliver this event under the next number of the lane's response."""
+
+    stream_id: str | None
+    event: events_pb2.ServerEvent
+
+
+class Steer(NamedTuple):
+    """End the lane's turn at its next safe boundary: input waits to follow it."""
+
+    stream_id: str | None
+
+
+class Interrupt(NamedTuple):
+    """End the lane's turn now."""
+
+    stream_id: str | None
 
 
 class Forget(NamedTuple):
@@ -51,7 +76,7 @@ class End(NamedTuple):
     error: SessionError
 
 
-Effect: TypeAlias = Begin | Forget | End
+Effect: TypeAlias = Begin | Tell | Steer | Interrupt | Forget | End
 
 
 class Step(NamedTuple):
@@ -62,37 +87,74 @@ class Step(NamedTuple):
 
 
 @dataclass(slots=True)
+class _Turn:
+    """A turn that waits or runs."""
+
+    create: responses_pb2.CreateResponse
+    steered: Sequence[Steering] = ()
+    """Steered input in `create`: given back if the response never begins."""
+    automatic: bool = False
+    """Whether it follows a steered response by itself: then no client waits for it by name."""
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = self.create.ByteSize()
+
+    @property
+    def parent(self) -> str:
+        """The response it continues."""
+        return self.create.settings.previous_response_id
+
+
+@dataclass(slots=True)
 class _Lane:
-    waiting: deque[responses_pb2.CreateResponse] = field(default_factory=deque)
-    running: responses_pb2.CreateResponse | None = None
+    waiting: deque[_Turn] = field(default_factory=deque)
+    running: _Turn | None = None
+    response_id: str = ""
+    """The response that is being made, once it exists."""
+    steerings: list[Steering] = field(default_factory=list)
+    """Input for after that response."""
+    interrupted: bool = False
+    owed: tuple[str, Sequence[Steering]] = ("", ())
+    """A response whose calls the client is to answer first, and the input for after that."""
     latest: str = ""
     """The lane's last finished response: what its next turn is expected to continue."""
 
     def needs(self, response_id: str) -> bool:
         """Tell whether a turn of the lane continues a response, or is expected to."""
-        creates = [*self.waiting, *([self.running] if self.running else [])]
-        parents = (create.settings.previous_response_id for create in creates)
-        return self.latest == response_id or response_id in parents
+        turns = [*self.waiting, *([self.running] if self.running else [])]
+        return self.latest == response_id or any(turn.parent == response_id for turn in turns)
 
 
 class Session:
-    """One connection's lanes. A lane's turns follow each other; lanes run side by side."""
+    """One connection's lanes. A lane's turns follow each other; lanes run side by side, in turns."""
 
-    __slots__ = ("_lanes", "_leaving", "_limits", "_order", "_running", "_waiting_bytes")
+    __slots__ = (
+        "_lanes",
+        "_leaving",
+        "_limits",
+        "_new_id",
+        "_ready",
+        "_running",
+        "_waiting",
+        "_waiting_bytes",
+    )
 
-    def __init__(self, limits: SessionLimits) -> None:
+    def __init__(self, limits: SessionLimits, new_id: Callable[[str], str]) -> None:
         self._limits = limits
+        self._new_id = new_id
         self._lanes: dict[str | None, _Lane] = {}
-        self._order: deque[str | None] = deque()
-        """The lanes of all waiting turns, in the order they came."""
-        self._waiting_bytes = 0
+        self._ready: deque[str | None] = deque()
+        """Lanes that could begin a turn; one that has begun one goes to the end, however much it has."""
         self._running = 0
+        self._waiting = 0
+        self._waiting_bytes = 0
         self._leaving: SessionError | None = None
 
     @property
     def idle(self) -> bool:
         """Whether no turn runs or waits."""
-        return self._running == 0 and not self._order
+        return self._running == 0 and self._waiting == 0
 
     def receive(self, event: events_pb2.ClientEvent) -> Step:
         """Take a client's event."""
@@ -105,10 +167,37 @@ class Session:
         except Refusal as refusal:
             return Step([addressed(refusal.event(), stream_id)])
 
-    def finished(self, stream_id: str | None, response_id: str) -> Step:
-        """A turn ended and its response can be continued."""
-        self._lanes[stream_id].latest = response_id
+    def began(self, stream_id: str | None, response_id: str) -> None:
+        """A turn's response exists: it can be steered and interrupted."""
+        self._lanes[stream_id].response_id = response_id
+
+    def finished(self, stream_id: str | None, response_id: str, owed: Sequence[str] = ()) -> Step:
+        """A turn ended and its response can be continued.
+
+        `owed` are the outputs that the client is to send first, as stubs in JSON.
+        """
+        lane = self._lanes[stream_id]
+        lane.latest = response_id
+        steerings, lane.steerings = lane.steerings, []
+        if lane.interrupted:
+            told = [Tell(stream_id, steered.failed("response_not_active")) for steered in steerings]
+            return self._ended(stream_id, told)
+        if steerings and owed:
+            lane.owed = (response_id, steerings)
+            told = [Tell(stream_id, steered.pending(owed)) for steered in steerings]
+            return self._ended(stream_id, told)
+        if steerings and lane.running:
+            follows = steering.successor(lane.running.create, response_id, steerings)
+            self._put(lane, _Turn(follows, steerings, automatic=True))
+            lane.waiting.rotate(1)  # before what else waits in the lane
         return self._ended(stream_id, ())
+
+    def refused(self, stream_id: str | None, refusal: Refusal) -> Step:
+        """A turn was refused before its response existed. Its parent is let go of, as in `failed`."""
+        running = self._lanes[stream_id].running
+        told = [] if running is None or running.automatic else [refusal.event()]
+        step = self.failed(stream_id)
+        return Step([*(addressed(event, stream_id) for event in told), *step.events], step.effects)
 
     def failed(self, stream_id: str | None) -> Step:
         """A turn ended and its response cannot be continued.
@@ -116,21 +205,27 @@ class Session:
         The parent it referred to is forgotten, unless another lane stands on it: a client that
         retries sends the whole context. A fork that failed must not harm the lane it left.
         """
-        create = self._lanes[stream_id].running
-        parent = create.settings.previous_response_id if create else ""
-        others = (lane for name, lane in self._lanes.items() if name != stream_id)
-        if not parent or any(lane.needs(parent) for lane in others):
-            return self._ended(stream_id, ())
-        return self._ended(stream_id, [Forget(parent)])
+        lane = self._lanes[stream_id]
+        parent = lane.running.parent if lane.running else ""
+        others = (other for name, other in self._lanes.items() if name != stream_id)
+        forget = parent and not any(other.needs(parent) for other in others)
+        step = self.cancelled(stream_id)
+        return Step(step.events, [*([Forget(parent)] if forget else []), *step.effects])
+
+    def cancelled(self, stream_id: str | None) -> Step:
+        """A turn was ended on purpose, and its response cannot be continued; its parent still can."""
+        lane = self._lanes[stream_id]
+        lost, lane.steerings = lane.steerings, []
+        if lane.running and not lane.response_id:
+            lost = [*lane.running.steered, *lost]
+        return self._ended(stream_id, [Tell(stream_id, steered.failed(_LOST)) for steered in lost])
 
     def leave(self, ending: Ending, message: str) -> Step:
         """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
         self._leaving = SessionError(ending, message)
-        refused = [addressed(_moved(message).event(), stream_id) for stream_id in self._order]
-        self._order.clear()
-        self._waiting_bytes = 0
-        for lane in self._lanes.values():
-            lane.waiting.clear()
+        refused = [event for name in self._lanes for event in self._refuse_waiting(name, message)]
+        self._ready.clear()
+        self._waiting = self._waiting_bytes = 0
         step = self._depart()
         return Step([*refused, *step.events], step.effects)
 
@@ -139,48 +234,133 @@ class Session:
             case "create":
                 return self._create(event.create, stream_id)
             case "steer":
-                return Step([addressed(_steering_refused(event.steer), stream_id)])
+                return self._steer(event.steer)
+            case "interrupt":
+                return self._interrupt(event.interrupt)
             case _:
-                expected = "'response.create' or 'response.steer'"
+                expected = "'response.create', 'response.steer' or 'response.interrupt'"
                 message = f"Unknown event type: 'type' must be {expected}."
                 raise Refusal("unknown_event_type", message, "type")
 
     def _create(self, create: responses_pb2.CreateResponse, stream_id: str | None) -> Step:
         if self._leaving:
             raise _moved(self._leaving.message)
+        if create.settings.background and not self._limits.background:
+            raise Refusal(
+                "unsupported_parameter",
+                "'background' is not supported on connections; use POST /v1/responses.",
+                "background",
+            )
         lane = self._lane(stream_id)
         if lane.running or self._running >= self._limits.active:
-            self._check_waiting(create)
-        lane.waiting.append(create)
-        self._order.append(stream_id)
-        self._waiting_bytes += create.ByteSize()
-        return Step(effects=self._begin_waiting())
+            self._check_waiting(lane, create)
+        turn = _Turn(create)
+        if turn.parent and turn.parent == lane.owed[0]:
+            steerings = lane.owed[1]
+            turn = _Turn(steering.prepended(create, steerings), steerings)
+            lane.owed = ("", ())
+        self._put(lane, turn)
+        if lane.running is None and stream_id not in self._ready:
+            self._ready.append(stream_id)
+        return Step(effects=self._begin_ready())
 
-    def _begin_waiting(self) -> list[Effect]:
-        """Begin whatever may begin, first come first served among lanes that are free."""
+    def _steer(self, event: events_pb2.SteerResponse) -> Step:
+        stream_id, lane = self._making(event.previous_response_id)
+        if failure := self._unsteerable(event, lane):
+            refused = steering.refused(event, failure)
+            return Step(effects=[Tell(stream_id, refused)]) if lane else Step([refused])
+        assert lane
+        steered = Steering(self._new_id("steer"), event)
+        lane.steerings.append(steered)
+        return Step(effects=[Tell(stream_id, steered.accepted()), Steer(stream_id)])
+
+    def _unsteerable(
+        self, event: events_pb2.SteerResponse, lane: _Lane | None
+    ) -> steering.Failure | None:
+        """Return why a response cannot be steered, if it cannot."""
+        if lane is None or lane.running is None:
+            finished = any(one.latest == event.previous_response_id for one in self._lanes.values())
+            return "response_already_completed" if finished else "response_not_found"
+        if not steering.is_valid(event):
+            return "invalid_input"
+        if not steering.is_steerable(lane.running.create):
+            return "steering_not_supported"
+        if lane.interrupted or self._leaving:
+            return "response_not_active"
+        size = sum(one.event.ByteSize() for one in lane.steerings) + event.ByteSize()
+        if len(lane.steerings) >= _STEERINGS or size > self._limits.waiting_bytes:
+            return "too_many_pending_steers"
+        return None
+
+    def _interrupt(self, event: events_pb2.InterruptResponse) -> Step:
+        accepted = events_pb2.ServerEvent(
+            sequence_number=0,
+            interrupt_accepted=events_pb2.InterruptAccepted(response_id=event.response_id),
+        )
+        stream_id, lane = self._making(event.response_id)
+        if lane:
+            lane.interrupted = True
+            return Step(effects=[Tell(stream_id, accepted), Interrupt(stream_id)])
+        for name, one in self._lanes.items():
+            if one.latest == event.response_id:  # it ended while the interruption was under way
+                return Step([addressed(accepted, name)])
+        raise Refusal(
+            "response_not_found",
+            "No such response is being made on this connection.",
+            "response_id",
+        )
+
+    def _making(self, response_id: str) -> tuple[str | None, _Lane | None]:
+        """Return the lane in which a response is being made."""
+        for stream_id, lane in self._lanes.items():
+            if lane.running and response_id and lane.response_id == response_id:
+                return stream_id, lane
+        return None, None
+
+    def _put(self, lane: _Lane, turn: _Turn) -> None:
+        lane.waiting.append(turn)
+        self._waiting += 1
+        self._waiting_bytes += turn.size
+
+    def _begin_ready(self) -> list[Effect]:
+        """Begin whatever may begin, lane by lane."""
         effects: list[Effect] = []
-        for _ in range(len(self._order)):
-            stream_id = self._order.popleft()
+        while self._ready and self._running < self._limits.active:
+            stream_id = self._ready.popleft()
             lane = self._lanes[stream_id]
-            if lane.running is not None or self._running >= self._limits.active:
-                self._order.append(stream_id)
-                continue
             lane.running = lane.waiting.popleft()
-            self._waiting_bytes -= lane.running.ByteSize()
+            self._waiting -= 1
+            self._waiting_bytes -= lane.running.size
             self._running += 1
-            effects.append(Begin(stream_id, lane.running))
+            effects.append(Begin(stream_id, lane.running.create))
         return effects
 
     def _ended(self, stream_id: str | None, effects: Sequence[Effect]) -> Step:
-        self._lanes[stream_id].running = None
+        lane = self._lanes[stream_id]
+        lane.running, lane.response_id, lane.interrupted = None, "", False
         self._running -= 1
         if self._leaving:
+            refused = list(self._refuse_waiting(stream_id, self._leaving.message))
             step = self._depart()
-            return Step(step.events, [*effects, *step.effects])
-        return Step(effects=[*effects, *self._begin_waiting()])
+            return Step([*refused, *step.events], [*effects, *step.effects])
+        if lane.waiting:
+            self._ready.append(stream_id)
+        return Step(effects=[*effects, *self._begin_ready()])
+
+    def _refuse_waiting(
+        self, stream_id: str | None, message: str
+    ) -> Iterator[events_pb2.ServerEvent]:
+        """Refuse the turns of a lane that have not begun."""
+        waiting = self._lanes[stream_id].waiting
+        while waiting:
+            turn = waiting.popleft()
+            for steered in turn.steered:
+                yield addressed(steered.failed(_LOST), stream_id)
+            if not turn.automatic:
+                yield addressed(_moved(message).event(), stream_id)
 
     def _depart(self) -> Step:
-        if self._leaving is None or not self.idle:
+        if self._leaving is None or self._running:
             return Step()
         return Step([_moved(self._leaving.message).event()], [End(self._leaving)])
 
@@ -196,11 +376,13 @@ class Session:
             self._lanes[stream_id] = _Lane()
         return self._lanes[stream_id]
 
-    def _check_waiting(self, create: responses_pb2.CreateResponse) -> None:
-        limits, size = self._limits, self._waiting_bytes + create.ByteSize()
-        if len(self._order) >= limits.waiting or (self._order and size > limits.waiting_bytes):
+    def _check_waiting(self, lane: _Lane, create: responses_pb2.CreateResponse) -> None:
+        """Refuse what would make too much wait. No lane's burst keeps another from waiting too."""
+        many = self._waiting >= self._limits.waiting and bool(lane.waiting)
+        size = self._waiting_bytes + create.ByteSize()
+        if many or (self._waiting and size > self._limits.waiting_bytes):
             raise RateLimited(
-                f"{len(self._order)} responses are waiting on this connection already. "
+                f"{self._waiting} responses are waiting on this connection already. "
                 "Wait for some of them, or open another connection."
             )
 
@@ -211,6 +393,9 @@ class Session:
                 "'stream_id' must be 1 to 256 of the characters A-Z, a-z, 0-9, '_', '.', '-'.",
                 "stream_id",
             )
+
+
+_LOST: steering.Failure = "successor_creation_failed"
 
 
 class _Unaddressed(Refusal):
@@ -227,17 +412,3 @@ def addressed(event: events_pb2.ServerEvent, stream_id: str | None) -> events_pb
 def _moved(message: str) -> Refusal:
     """The refusal on which every known client reconnects and goes on (docs/protocol.md, "Errors")."""
     return Refusal("websocket_connection_limit_reached", message)
-
-
-def _steering_refused(steer: events_pb2.SteerResponse) -> events_pb2.ServerEvent:
-    told = events_pb2.Steer(previous_response_id=steer.previous_response_id, input=steer.input)
-    if steer.HasField("input_text"):
-        told.input_text = steer.input_text
-    error = events_pb2.ErrorDetail(
-        type="invalid_request_error",
-        code="steering_not_supported",
-        message="This model does not support steering; send the input with the next response.create.",
-    )
-    return events_pb2.ServerEvent(
-        sequence_number=0, steer_failed=events_pb2.SteerFailed(steer=told, error=error)
-    )

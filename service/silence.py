@@ -1,32 +1,27 @@
 """A model server that says nothing: its client is told that the turn still runs, until it is given up."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol, Self
 
 from service.limits import TurnLimits
-from service.turn import Turn
-from turnwire.delta import Event
 
 
-class Client(Protocol):
-    """Whoever waits for the model."""
+class Waiting(Protocol):
+    """The turn that waits for the model."""
 
     @property
     def behind(self) -> bool:
         """Whether the client has so much left to read that it keeps its model waiting."""
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Send events to the client."""
+    def keepalive(self) -> None:
+        """Say that the turn still runs."""
 
 
 class Silence:
     """Notices a model server that says nothing: tells the client, and in the end gives up."""
 
-    def __init__(
-        self, turn: Turn, client: Client, limits: TurnLimits, deadline: asyncio.Timeout
-    ) -> None:
-        self._turn, self._client = turn, client
+    def __init__(self, waiting: Waiting, limits: TurnLimits, deadline: asyncio.Timeout) -> None:
+        self._waiting = waiting
         self._limits, self._deadline = limits, deadline
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
@@ -51,12 +46,12 @@ class Silence:
         self._timer = self._loop.call_later(pause, self._look)
 
     def _look(self) -> None:
-        if self._client.behind:  # then it is the client that keeps its model waiting
+        if self._waiting.behind:  # then it is the client that keeps its model waiting
             self._since = self._loop.time()
         silent = self._loop.time() - self._since
         if silent >= self._limits.stall:
             self._deadline.reschedule(self._loop.time())
             return
         if silent >= self._limits.keepalive:
-            self._client.deliver(self._turn.keepalive())
+            self._waiting.keepalive()
         self._look_later(silent)

@@ -12,18 +12,14 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from service.backends.simulator.backend import Simulator
-from service.cache import Bounds, NodeCache
-from service.engine import Connection, Engine, EngineLimits
+from service.connection import Connection
 from service.errors import SessionError
-from service.metrics import Metrics
-from service.router import Router
-from service.store.memory import MemoryStore
+from tests.engines import engine_of
 from turnwire import json_codec
 from turnwire.delta import Event, to_json, to_message
 from turnwire.v1 import events_pb2
@@ -83,9 +79,7 @@ def main() -> None:
 async def _measure(conversations: int, turns: int, stored: str) -> list[list[float]]:
     """Return the CPU seconds of every turn, a list per turn number."""
     seconds: list[list[float]] = [[] for _ in range(turns + 1)]
-    store = MemoryStore(NodeCache(Bounds(budget=1 << 28), time.monotonic))
-    metrics = Metrics(CollectorRegistry())
-    engine = Engine(Router([Simulator()]), store, metrics, EngineLimits())
+    engine = engine_of(Simulator())
     for _ in track(range(conversations), description=f"store: {stored}", transient=True):
         sink = Counter()
         connection = engine.connect("bench", "websocket", sink)

@@ -21,7 +21,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
 def test_the_defaults_are_good() -> None:
     config = Config()
     assert config.limits().message_bytes == 64 * 1024 * 1024
-    assert config.engine_limits().session.active == 16
+    assert config.engine_limits().connection.session.active == 16
 
 
 def test_a_name_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

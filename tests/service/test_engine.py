@@ -1,21 +1,18 @@
 """What the engine does for clients and models that behave badly."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
 
+import pytest
 import structlog
-from prometheus_client import CollectorRegistry
 
 from service.backends import Produced, Prompt, Text
 from service.backends.simulator.backend import Simulator
-from service.cache import Bounds, NodeCache
-from service.engine import Connection, Engine, EngineLimits
+from service.connection import Connection
+from service.engine import EngineLimits
 from service.errors import Ending, SessionError
 from service.limits import TurnLimits
-from service.metrics import Metrics
-from service.router import Router
-from service.store.memory import MemoryStore
+from tests.engines import engine_of
 from turnwire import json_codec
 from turnwire.delta import Event, to_message
 from turnwire.v1 import events_pb2
@@ -50,20 +47,15 @@ class Reader:
         self.ended.set()
 
 
-def engine(backend: Simulator, limits: EngineLimits | None = None) -> Engine:
-    store = MemoryStore(NodeCache(Bounds(budget=1 << 20), time.monotonic))
-    metrics = Metrics(CollectorRegistry())
-    return Engine(Router([backend]), store, metrics, limits or EngineLimits())
-
-
 def ask(connection: Connection, text: str) -> None:
     frame = f'{{"type":"response.create","model":"simulator","input":"{text}"}}'
     connection.receive(json_codec.decode(events_pb2.ClientEvent, frame))
 
 
+@pytest.mark.rule("LV-7")
 async def test_a_client_that_is_behind_keeps_its_model_waiting_and_nothing_fails() -> None:
     reader = Reader()
-    connection = engine(Simulator(), IMPATIENT).connect("t", "test", reader)
+    connection = engine_of(Simulator(), IMPATIENT).connect("t", "test", reader)
     reader.reads.clear()
     ask(connection, "hello")
     async with asyncio.timeout(5):
@@ -78,7 +70,7 @@ async def test_a_client_that_is_behind_keeps_its_model_waiting_and_nothing_fails
 
 async def test_a_client_that_falls_behind_in_mid_turn_is_not_the_models_silence() -> None:
     reader = Reader()
-    connection = engine(Simulator(), IMPATIENT).connect("t", "test", reader)
+    connection = engine_of(Simulator(), IMPATIENT).connect("t", "test", reader)
     ask(connection, "#sim text 2 ; stall 0.01 ; text 2")
     async with asyncio.timeout(5):
         while "output_text_delta" not in reader.kinds:
@@ -95,7 +87,7 @@ async def test_a_client_that_falls_behind_in_mid_turn_is_not_the_models_silence(
 async def test_a_model_is_given_up_in_time_even_where_keepalives_are_rare() -> None:
     reader = Reader()
     limits = EngineLimits(turn=TurnLimits(keepalive=3600, stall=0.05))
-    connection = engine(Simulator(), limits).connect("t", "test", reader)
+    connection = engine_of(Simulator(), limits).connect("t", "test", reader)
     ask(connection, "#sim stall 3600")
     async with asyncio.timeout(5):
         await reader.ended.wait()
@@ -111,9 +103,10 @@ class Broken(Simulator):
         raise KeyError("canary")
 
 
+@pytest.mark.rule("ER-5")
 async def test_a_defect_is_logged_once_and_fails_the_turn_without_detail() -> None:
     reader = Reader()
-    connection = engine(Broken()).connect("t", "test", reader)
+    connection = engine_of(Broken()).connect("t", "test", reader)
     with structlog.testing.capture_logs() as logs:
         ask(connection, "hello")
         async with asyncio.timeout(5):
@@ -124,7 +117,7 @@ async def test_a_defect_is_logged_once_and_fails_the_turn_without_detail() -> No
 
 
 async def test_a_connection_that_is_closed_twice_is_closed_once() -> None:
-    served = engine(Simulator())
+    served = engine_of(Simulator())
     connection = served.connect("t", "test", Reader())
     connection.close(Ending.GONE)
     connection.close(Ending.INTERNAL)
@@ -136,7 +129,7 @@ async def test_a_connection_that_is_closed_twice_is_closed_once() -> None:
 
 async def test_what_a_closed_connection_still_receives_leads_to_nothing() -> None:
     reader = Reader()
-    connection = engine(Simulator()).connect("t", "test", reader)
+    connection = engine_of(Simulator()).connect("t", "test", reader)
     connection.close(Ending.GONE)
     ask(connection, "hello")
     await asyncio.sleep(0)

@@ -1,8 +1,11 @@
 """Ids: long enough not to be guessed, and of one conversation recognisable to us only."""
 
+import pytest
+
 from service import ids
 
 
+@pytest.mark.rule("RO-6")
 def test_ids_are_many_random_characters() -> None:
     drawn = {ids.response_id(None) for _ in range(1000)}
     assert len(drawn) == 1000

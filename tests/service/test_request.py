@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from service import request
 from service.conversation import DurableNode, Node, Segment
 from service.errors import Refusal
-from service.request import check_size, pending_calls, understand
+from service.request import Request, check_size, check_supported, new_items, pending_calls
 from turnwire import json_codec
 from turnwire.v1 import items_pb2, responses_pb2
 
@@ -15,12 +16,19 @@ def create(text: str = "{}") -> responses_pb2.CreateResponse:
     return json_codec.decode(responses_pb2.CreateResponse, text)
 
 
+def understand(create: responses_pb2.CreateResponse, parent: Node | None) -> Request:
+    check_supported(create.settings)
+    items = new_items(create)
+    return request.understand(create, items, items, parent)
+
+
 def unstored(pending: frozenset[str] = frozenset()) -> Node:
     return Node(
         tenant="t",
         id="resp_p",
         parent_id=None,
         segment=Segment(None, []),
+        inputs=0,
         pending_calls=pending,
     )
 
@@ -31,8 +39,10 @@ def stored() -> DurableNode:
         id="resp_p",
         parent_id=None,
         segment=Segment(None, []),
+        inputs=0,
         pending_calls=frozenset(),
         response_data=b"",
+        trace_data=b"",
     )
 
 
@@ -113,6 +123,7 @@ def test_only_so_many_calls_may_be_open() -> None:
         pending_calls(frozenset(), [call(str(number)) for number in range(1025)])
 
 
+@pytest.mark.rule("CR-25")
 def test_a_conversation_has_a_largest_size() -> None:
     small = create('{"input":"hello"}')
     check_size(small, None, 1000)
@@ -125,12 +136,14 @@ def test_a_conversation_has_a_largest_size() -> None:
         id="resp_p",
         parent_id=None,
         segment=Segment(Segment(None, [text]), []),
+        inputs=0,
         pending_calls=frozenset(),
     )
     with pytest.raises(Refusal):
         check_size(small, parent, 1000)
 
 
+@pytest.mark.rule("CR-25")
 def test_a_request_has_a_most_of_items() -> None:
     many = responses_pb2.CreateResponse(input=[call("a")] * 65_537)
     with pytest.raises(Refusal) as refused:
@@ -164,9 +177,9 @@ def test_an_output_without_a_call_is_refused() -> None:
         ('{"max_output_tokens":-1}', "max_output_tokens"),
         ('{"truncation":"banana"}', "truncation"),
         ('{"tool_choice":"banana"}', "tool_choice"),
-        ('{"background":true}', "background"),
-        ('{"conversation":"conv_1"}', "conversation"),
-        ('{"conversation":{"id":"conv_1"}}', "conversation"),
+        ('{"prompt":{"id":"pmpt_1"}}', "prompt"),
+        ('{"conversation":"conv_1","previous_response_id":"resp_1"}', "conversation"),
+        ('{"conversation":{"id":"conv_1"},"store":false}', "store"),
         (json.dumps({"metadata": {str(number): "" for number in range(17)}}), "metadata"),
         (json.dumps({"metadata": {"k" * 65: ""}}), "metadata"),
         (json.dumps({"metadata": {"k": "v" * 513}}), "metadata"),

@@ -1,5 +1,9 @@
 """The rules of one connection, as scripts of inputs and what they lead to."""
 
+import itertools
+
+import pytest
+
 from service.errors import Ending
 from service.session import Begin, End, Forget, Session, SessionLimits, Step
 from turnwire.v1 import events_pb2, responses_pb2
@@ -14,7 +18,16 @@ def create(
 
 
 def session(**limits: int) -> Session:
-    return Session(SessionLimits(**limits))
+    numbers = itertools.count()
+    return Session(
+        SessionLimits(
+            active=limits.get("active", 16),
+            lanes=limits.get("lanes", 32),
+            waiting=limits.get("waiting", 64),
+            waiting_bytes=limits.get("waiting_bytes", 1 << 26),
+        ),
+        lambda prefix: f"{prefix}_{next(numbers)}",
+    )
 
 
 def begun(step: Step) -> list[tuple[str | None, str]]:
@@ -49,6 +62,7 @@ def test_lanes_run_side_by_side() -> None:
     assert begun(rules.receive(create())) == [(None, "m")]
 
 
+@pytest.mark.rule("LN-4")
 def test_turns_beyond_the_active_limit_wait_for_any_lane_to_end() -> None:
     rules = session(active=2)
     rules.receive(create("a"))
@@ -66,6 +80,7 @@ def test_a_lane_that_waits_for_itself_does_not_hold_up_the_others() -> None:
     assert begun(rules.finished("b", "resp_b")) == [("c", "m")]
 
 
+@pytest.mark.rule("LN-5")
 def test_more_waiting_turns_than_allowed_are_refused_with_their_lane() -> None:
     rules = session(waiting=1)
     rules.receive(create("a"))
@@ -117,15 +132,38 @@ def test_a_refusal_changes_nothing() -> None:
     assert begun(rules.finished(None, "resp_1")) == [(None, "second")]
 
 
-def test_steering_is_answered_in_its_own_words() -> None:
+def test_steering_what_is_not_being_made_is_given_back() -> None:
     steer = events_pb2.SteerResponse(previous_response_id="resp_1", input_text="faster")
     step = session().receive(events_pb2.ClientEvent(steer=steer))
     failed = step.events[0].steer_failed
-    assert failed.error.code == "steering_not_supported"
+    assert failed.error.code == "response_not_found"
     assert failed.steer.previous_response_id == "resp_1"
     assert failed.steer.input_text == "faster"
 
 
+def test_a_lanes_burst_keeps_no_other_lane_waiting() -> None:
+    rules = session(active=1)
+    for _ in range(5):
+        rules.receive(create("busy"))
+    rules.receive(create("quiet", model="first"))
+    rules.receive(create("other", model="second"))
+    order = []
+    for stream_id in ("busy", "quiet", "other"):
+        [(began, _)] = begun(rules.finished(stream_id, "resp"))
+        order.append(began)
+    assert order == ["quiet", "other", "busy"]
+
+
+def test_a_lanes_burst_leaves_room_for_another_lane_to_wait() -> None:
+    rules = session(active=1, waiting=2)
+    for _ in range(3):
+        rules.receive(create("busy"))
+    assert codes(rules.receive(create("busy"))) == ["rate_limit_exceeded"]
+    assert codes(rules.receive(create("quiet"))) == []
+    assert codes(rules.receive(create("quiet"))) == ["rate_limit_exceeded"]
+
+
+@pytest.mark.rule("SS-6")
 def test_a_failure_forgets_the_parent_it_referred_to() -> None:
     rules = session()
     rules.receive(create(parent="resp_1"))
@@ -138,6 +176,7 @@ def test_a_failure_without_a_parent_forgets_nothing() -> None:
     assert list(rules.failed(None).effects) == []
 
 
+@pytest.mark.rule("SS-7")
 def test_a_fork_that_fails_leaves_the_lane_it_came_from_alone() -> None:
     rules = session()
     rules.receive(create("a"))
@@ -148,6 +187,7 @@ def test_a_fork_that_fails_leaves_the_lane_it_came_from_alone() -> None:
     assert rules.failed("a").effects == [Forget("resp_a")]
 
 
+@pytest.mark.rule("LN-8")
 def test_the_next_turn_begins_after_a_failure() -> None:
     rules = session()
     rules.receive(create(parent="resp_1"))

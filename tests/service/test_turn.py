@@ -1,6 +1,5 @@
 """The rules of one turn: order, numbers, and what the client can rebuild from them."""
 
-import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -29,9 +28,7 @@ STOP = Finished("stop", input_tokens=7, cached_tokens=3, output_tokens=2)
 
 
 def turn(stream_id: str | None = None) -> Turn:
-    numbers = itertools.count()
-    response = responses_pb2.Response(id="resp_1", object="response")
-    return Turn(response, stream_id, lambda prefix: f"{prefix}_{next(numbers)}")
+    return Turn(responses_pb2.Response(id=f"resp_{'1' * 32}", object="response"), stream_id)
 
 
 def played(
@@ -74,6 +71,7 @@ def test_a_message_begins_with_empty_content() -> None:
     assert b'"content":[]' in json_codec.encode(added)
 
 
+@pytest.mark.rule("EV-3", "EV-5")
 def test_a_function_call_is_told_in_the_protocols_order() -> None:
     events = played([FunctionCallBegins("add"), CallText('{"a":'), CallText("1}")], [STOP])
     assert kinds(events)[2:-1] == [
@@ -89,6 +87,7 @@ def test_a_function_call_is_told_in_the_protocols_order() -> None:
     assert events[2].output_item_added.item.function_call.arguments == ""
 
 
+@pytest.mark.rule("EV-3", "EV-5")
 def test_a_custom_call_is_told_in_the_protocols_order() -> None:
     events = played([CustomCallBegins("sh"), CallText("ls")], [STOP])
     assert kinds(events)[2:-1] == [
@@ -100,6 +99,7 @@ def test_a_custom_call_is_told_in_the_protocols_order() -> None:
     assert events[-1].completed.response.output[0].custom_tool_call.input == "ls"
 
 
+@pytest.mark.rule("EV-3")
 def test_a_refusal_is_told_in_the_protocols_order() -> None:
     events = played([RefusalText("No.")], [STOP])
     assert kinds(events)[3:-2] == [
@@ -110,6 +110,7 @@ def test_a_refusal_is_told_in_the_protocols_order() -> None:
     ]
 
 
+@pytest.mark.rule("EV-3", "EV-6")
 def test_reasoning_is_told_in_the_protocols_order() -> None:
     events = played(
         [ReasoningSummaryText("short"), ReasoningText("long")], [Text("answer")], [STOP]
@@ -132,6 +133,7 @@ def test_reasoning_is_told_in_the_protocols_order() -> None:
     assert reasoning.content[0].reasoning_text.text == "long"
 
 
+@pytest.mark.rule("EV-4")
 def test_text_and_a_refusal_are_parts_of_one_message() -> None:
     events = played([Text("Well, "), RefusalText("no.")], [STOP])
     [item] = events[-1].completed.response.output
@@ -222,6 +224,7 @@ PIECES = st.one_of(
 )
 
 
+@pytest.mark.rule("EV-1", "EV-7")
 @given(st.lists(st.lists(PIECES, max_size=5), max_size=5))
 def test_any_output_is_numbered_without_gaps_and_rebuilds_from_its_deltas(
     batches: list[list[Produced]],

@@ -1,0 +1,310 @@
+"""One client: what it sends goes in, what happens is pushed into its sink, and its turns are its tasks.
+
+Transports see a duplex `Connection`: they send client events in, and batches of server events are
+pushed into their `Sink`, synchronously. A queue and a task per connection would cost more than the
+events themselves.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from service import ids
+from service.cache import Bounds, NodeCache
+from service.conversation import Node
+from service.errors import Ending, ModelError, Refusal, SessionError
+from service.limits import MIB
+from service.metrics import Metrics, TransportMetrics
+from service.run import Run
+from service.runner import Outcome, Runner
+from service.session import (
+    Begin,
+    Effect,
+    End,
+    Forget,
+    Interrupt,
+    Session,
+    SessionLimits,
+    Steer,
+    Step,
+    Tell,
+    addressed,
+)
+from service.steering import required_input
+from turnwire.delta import Event
+from turnwire.v1 import events_pb2
+
+_JITTER = 0.05
+"""Connections that opened together do not all reconnect together."""
+_OLD = "This connection has reached its age limit. Reconnect and continue."
+_AWAY = "The server is going away. Reconnect and continue."
+_CUT = ModelError("server_error", "The server is going away and could not wait for the response.")
+
+
+class Sink(Protocol):
+    """A transport's way out, as the engine sees it."""
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Send events. Never waits, never raises; what happens in one loop tick may be gathered."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much is unsent that the engine should wait for `drained`."""
+
+    async def drained(self) -> None:
+        """Return when no longer congested, or when the connection is gone."""
+
+    def end(self, error: SessionError) -> None:
+        """Send what is unsent, then end the connection in the transport's words."""
+
+
+class Host(Protocol):
+    """The engine, as its connections see it."""
+
+    runner: Runner
+    metrics: Metrics
+
+    def left(self, connection: "Connection") -> None:
+        """Forget a connection that has ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectionLimits:
+    """What one connection may have, in seconds and bytes."""
+
+    session: SessionLimits = field(default_factory=SessionLimits)
+    age: float = 3600.0
+    """The longest life; then what runs may finish, and nothing new begins."""
+    retirement: float = 300.0
+    """This long before that end it goes as soon as no turn runs, so that no turn meets the end."""
+    cache_bytes: int = 32 * MIB
+
+
+class Connection:
+    """One client. `Sink` is told what happens; turns are told to the session, which decides."""
+
+    __slots__ = (
+        "_cache",
+        "_closed",
+        "_host",
+        "_idle",
+        "_limits",
+        "_opened",
+        "_retiring",
+        "_runs",
+        "_session",
+        "_sink",
+        "_tasks",
+        "_timer",
+        "_turns",
+        "interruption",
+        "metrics",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        tenant: str,
+        sink: Sink,
+        host: Host,
+        metrics: TransportMetrics,
+        limits: ConnectionLimits,
+    ) -> None:
+        self.tenant = tenant
+        self.metrics = metrics
+        self.interruption: ModelError | None = None
+        self._host = host
+        self._sink = sink
+        self._limits = limits
+        self._session = Session(limits.session, ids.draw)
+        self._cache: NodeCache | None = None
+        self._tasks: dict[str | None, asyncio.Task[None]] = {}
+        self._runs: dict[str | None, Run] = {}
+        self._idle: asyncio.Event | None = None
+        self._opened = time.monotonic()
+        self._closed: float | None = None
+        self._turns = 0
+        self._retiring = False
+        until_retirement = max(limits.age - limits.retirement, limits.age / 2)
+        jitter = 1 - random.random() * _JITTER  # noqa: S311  # no secret
+        self._timer = asyncio.get_running_loop().call_later(until_retirement * jitter, self._retire)
+        metrics.connections_open.inc()
+
+    def receive(self, event: events_pb2.ClientEvent) -> None:
+        """Take a client's event. Whatever it leads to is pushed into the sink, now or later."""
+        if self._closed is None:
+            self._perform(self._session.receive(event))
+
+    def refuse(self, refusal: Refusal, stream_id: str | None = None) -> None:
+        """Tell the client that what it sent could not be read."""
+        self._tell([addressed(refusal.event(), stream_id)])
+
+    def leave(self, ending: Ending, message: str) -> None:
+        """End the connection at its next turn boundary."""
+        if self._closed is None:
+            self._perform(self._session.leave(ending, message))
+
+    async def cut(self) -> None:
+        """End the connection now; turns that run fail, and their client is told."""
+        self.interruption = _CUT
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._sink.end(SessionError(Ending.DRAIN, _AWAY))
+
+    async def finished(self) -> None:
+        """Return when no turn runs or waits."""
+        if not self._session.idle and self._closed is None:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
+
+    def close(self, ending: Ending) -> None:
+        """The connection is gone, for this reason: stop its turns. Closing twice is closing once."""
+        if self._closed is not None:
+            return
+        self._closed = time.monotonic()
+        self._timer.cancel()
+        for task in self._tasks.values():
+            task.cancel()
+        self._cache = None
+        self._wake()
+        self.metrics.connections_open.dec()
+        self.metrics.connection_turns.observe(self._turns)
+        self.metrics.lived(ending.value, self._closed - self._opened)
+        self._host.left(self)
+
+    def recall(self, response_id: str) -> Node | None:
+        """Return a node that the connection itself holds."""
+        return self._cache.get((self.tenant, response_id)) if self._cache else None
+
+    def keep(self, node: Node) -> None:
+        """Hold a node for the connection's next turns."""
+        if self._cache is None:
+            bounds = Bounds(budget=self._limits.cache_bytes)
+            self._cache = NodeCache(bounds, time.monotonic, self._count_eviction)
+        self._cache.put(node)
+
+    def forget(self, response_id: str) -> None:
+        """Let go of a node, if it is held."""
+        if self._cache:
+            self._cache.discard((self.tenant, response_id))
+
+    def began(self, stream_id: str | None, run: Run) -> None:
+        """A turn's response exists: it can be steered and interrupted."""
+        self._runs[stream_id] = run
+        self._session.began(stream_id, run.response.id)
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Send events to the client."""
+        if self._closed is None:
+            self._sink.deliver(events)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the client has so much left to read that nothing more should be produced."""
+        return self._sink.congested
+
+    async def ready(self) -> None:
+        """Return when the client is no longer behind."""
+        if self._sink.congested:
+            await self._sink.drained()
+
+    def _perform(self, step: Step) -> None:
+        if step.events:
+            self._tell(step.events)
+        for effect in step.effects:
+            self._do(effect)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Begin():
+                self._begin(effect)
+            case Tell():
+                self._tell_of_turn(effect)
+            case Steer(stream_id):
+                self._runs[stream_id].steer()
+            case Interrupt(stream_id):
+                self._runs[stream_id].stop("interrupted")
+            case Forget(response_id):
+                self.forget(response_id)
+            case End(error):
+                self._sink.end(error)
+
+    def _tell(self, events: Sequence[events_pb2.ServerEvent]) -> None:
+        """Deliver what the rules say, and count what they refuse."""
+        for event in events:
+            if event.HasField("error"):
+                self.metrics.refused(event.error.status)
+        self.deliver(events)
+
+    def _tell_of_turn(self, tell: Tell) -> None:
+        """Deliver an event as the lane's response counts them; a turn that never began counts nothing."""
+        if run := self._runs.get(tell.stream_id):
+            run.tell(tell.event)
+        else:
+            self._tell([addressed(tell.event, tell.stream_id)])
+
+    def _begin(self, begin: Begin) -> None:
+        self._turns += 1
+        task = asyncio.get_running_loop().create_task(self._run(begin))
+        self._tasks[begin.stream_id] = task
+
+    async def _run(self, begin: Begin) -> None:
+        began = time.monotonic()
+        self.metrics.turns_inflight.inc()
+        word = "cancelled"
+        try:
+            outcome = await self._host.runner.run(begin, self)
+            word = outcome.word
+        finally:
+            del self._tasks[begin.stream_id]  # before the lane's next turn takes its place
+            self._count_turn(word, began)
+        self._perform(self._decided(begin.stream_id, outcome))
+        self._runs.pop(begin.stream_id, None)  # what follows in the lane has not begun yet
+        if self._session.idle:
+            self._rest()
+
+    def _decided(self, stream_id: str | None, outcome: Outcome) -> Step:
+        """Ask the rules what follows from how a turn ended."""
+        session = self._session
+        if outcome.refusal:
+            return session.refused(stream_id, outcome.refusal)
+        if outcome.word == "cancelled":
+            return session.cancelled(stream_id)
+        if outcome.node is None:
+            return session.failed(stream_id)
+        owed = required_input(self._runs[stream_id].response.output)
+        return session.finished(stream_id, outcome.node.id, owed)
+
+    def _rest(self) -> None:
+        """No turn runs or waits any more."""
+        self._wake()
+        if self._retiring:
+            self.leave(Ending.AGE, _OLD)
+
+    def _retire(self) -> None:
+        """The connection is old: let it go when it rests, and in the end whether it does or not."""
+        self._retiring = True
+        loop = asyncio.get_running_loop()
+        left = self._opened + self._limits.age - time.monotonic()
+        self._timer = loop.call_later(left, self.leave, Ending.AGE, _OLD)
+        if self._session.idle:
+            self.leave(Ending.AGE, _OLD)
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle.set()
+
+    def _count_turn(self, outcome: str, began: float) -> None:
+        self.metrics.turns_inflight.dec()
+        self.metrics.turn(outcome)
+        self.metrics.turn_seconds.observe(time.monotonic() - began)
+        if outcome == "cancelled" and self._closed is not None:
+            self.metrics.abort_seconds.observe(time.monotonic() - self._closed)
+
+    def _count_eviction(self, reason: str) -> None:
+        self._host.metrics.cache_evictions.labels("connection", reason).inc()

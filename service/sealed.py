@@ -1,0 +1,83 @@
+"""What is left of a turn that has ended: the node that can be continued, or only a record of it."""
+
+import functools
+from collections.abc import Sequence
+
+from service import diagnostics, ids
+from service.conversation import DurableNode, Node, Rendered, Segment
+from service.paging import identified
+from service.plan import Plan
+from service.request import pending_calls
+from service.turn import Turn
+from turnwire.v1 import items_pb2
+
+
+def sealed(
+    plan: Plan, turn: Turn, said: Sequence[items_pb2.Item], rendered: Rendered | None
+) -> Node:
+    """Return the node of a turn that added `said` as its input.
+
+    Raises `Refusal` if what the model produced cannot be kept.
+    """
+    request, response, finished = plan.request, turn.response, turn.finished
+    if plan.joined:  # a conversation lists its items by ids that do not change
+        draw = functools.partial(_input_id, response.id)
+        said = identified(said, draw)
+    withheld = len(said) < len(request.input)
+    before = request.parent.pending_calls if request.parent else frozenset[str]()
+    node = Node(
+        tenant=plan.tenant,
+        id=response.id,
+        parent_id=request.parent.id if request.parent else None,
+        segment=_segment(plan, [*said, *response.output], rendered),
+        inputs=len(said),
+        pending_calls=pending_calls(before if withheld else request.pending_calls, response.output),
+        tools=request.added_tools,
+        tokens=finished.input_tokens + finished.output_tokens if finished else 0,
+        fingerprint=diagnostics.fingerprint(request.settings, request.tools),
+    )
+    return (
+        _durable(node, turn, continuable=response.status != "cancelled") if request.store else node
+    )
+
+
+def record(plan: Plan, turn: Turn) -> DurableNode:
+    """Return what is kept of a stored response that failed: it can be retrieved, not continued."""
+    node = Node(
+        tenant=plan.tenant,
+        id=turn.response.id,
+        parent_id=None,
+        segment=Segment(None, plan.request.input),
+        inputs=len(plan.request.input),
+        pending_calls=frozenset(),
+    )
+    return _durable(node, turn, continuable=False)
+
+
+def _input_id(response_id: str, prefix: str, index: int) -> str:
+    return ids.input_item_id(prefix, response_id, index)
+
+
+def _segment(plan: Plan, items: Sequence[items_pb2.Item], rendered: Rendered | None) -> Segment:
+    """Return the turn's segment. Whatever comes before a compaction is left behind."""
+    parent = plan.request.parent
+    anew = parent is None or any(item.HasField("compaction") for item in items)
+    renderings = {plan.backend.dialect: rendered} if rendered else None
+    return Segment(None if anew or parent is None else parent.segment, items, renderings)
+
+
+def _durable(node: Node, turn: Turn, *, continuable: bool) -> DurableNode:
+    return DurableNode(
+        tenant=node.tenant,
+        id=node.id,
+        parent_id=node.parent_id,
+        segment=node.segment,
+        inputs=node.inputs,
+        pending_calls=node.pending_calls,
+        tools=node.tools,
+        tokens=node.tokens,
+        fingerprint=node.fingerprint,
+        response_data=turn.response.SerializeToString(),
+        trace_data=turn.trace().SerializeToString(),
+        continuable=continuable,
+    )

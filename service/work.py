@@ -1,0 +1,149 @@
+"""The model server's part of a turn: compact, screen, prepare, generate, as fast as its client reads."""
+
+import asyncio
+import dataclasses
+import functools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from service import ids
+from service.backends import Produced, Prompt
+from service.compaction import Conversation, estimate
+from service.conversation import Rendered
+from service.errors import ModelError
+from service.moderation import Screening, moderation_json
+from service.plan import Caller, Means, Plan, prompt_of
+from service.silence import Silence
+from service.turn import Turn
+from turnwire.delta import Event
+from turnwire.v1 import items_pb2, responses_pb2
+
+Deliver = Callable[[Sequence[Event]], None]
+
+
+class Work:
+    """What a model server does for one turn."""
+
+    def __init__(self, plan: Plan, means: Means, turn: Turn, caller: Caller) -> None:
+        self._plan = plan
+        self._request = plan.request
+        self._means = means
+        self._turn = turn
+        self._caller = caller
+        self._began = time.perf_counter()
+        self._held: list[Produced] = []
+        """Output that is shown only after its verdict."""
+        self.input_withheld = False
+        """Whether the input did not pass its screening, and so never was said."""
+
+    async def prepare(self) -> Rendered | None:
+        """Do for a warm-up all that can be done before generating."""
+        if self._plan.screening is None:
+            return await self._plan.backend.prepare(self._prompt())
+        return await self._screened(self._plan.screening, self._prepared)
+
+    async def generate(self, silence: Silence, deliver: Deliver) -> Rendered | None:
+        """Generate. Raises `ModelError` if the model server fails."""
+        answer = functools.partial(self._answer, silence, deliver)
+        if self._plan.screening is None:
+            return await answer()
+        return await self._screened(self._plan.screening, answer)
+
+    async def _screened(
+        self, screening: Screening, work: Callable[[], Awaitable[Rendered | None]]
+    ) -> Rendered | None:
+        """Work while the input is screened, or after that where it may be withheld."""
+        of_input = asyncio.ensure_future(screening.verdict(self._request.legible))
+        try:
+            self.input_withheld = screening.blocks_input and not (await of_input).passes
+            if self.input_withheld:
+                self._turn.stop("content_filter")
+            rendered = None if self.input_withheld else await work()
+            of_output = await screening.verdict(self._said())
+            self._turn.response.moderation_json = moderation_json(await of_input, of_output)
+        finally:
+            of_input.cancel()
+        return rendered
+
+    async def _prepared(self) -> Rendered | None:
+        return await self._plan.backend.prepare(self._prompt())
+
+    async def _answer(self, silence: Silence, deliver: Deliver) -> Rendered | None:
+        prompt = await self._compacted(self._prompt(), deliver)
+        if self._request.only_compacts:
+            return None
+        await self._pass_on(prompt, silence, deliver)
+        await self._release(deliver)
+        if (finished := self._turn.finished) is None and not self._turn.over:
+            raise ModelError("server_error", "The model server stopped in the middle.")
+        if finished is None:
+            return None
+        metrics = self._caller.metrics
+        metrics.cached_tokens.inc(finished.cached_tokens)
+        metrics.computed_tokens.inc(finished.input_tokens - finished.cached_tokens)
+        metrics.output_tokens.inc(finished.output_tokens)
+        return None if self._turn.over else finished.rendered
+
+    async def _pass_on(self, prompt: Prompt, silence: Silence, deliver: Deliver) -> None:
+        """Pass on what the model produces, no faster than the client reads it."""
+        turn, caller, screening = self._turn, self._caller, self._plan.screening
+        holds = screening is not None and screening.blocks_output
+        async with aclosing(self._plan.backend.generate(prompt)) as batches:
+            async for batch in batches:
+                if silence.unbroken:
+                    caller.metrics.time_to_first_token.observe(time.perf_counter() - self._began)
+                silence.broken()
+                if holds:
+                    self._held += batch
+                else:
+                    deliver(turn.produced(batch))
+                if turn.over:
+                    return
+                await caller.ready()
+                await asyncio.sleep(0)  # however fast this model is, other lanes have their turn
+
+    async def _release(self, deliver: Deliver) -> None:
+        """Show output that was held back, unless it is to be withheld."""
+        if not self._held or self._plan.screening is None:
+            return
+        if not (await self._plan.screening.verdict(self._said())).passes:
+            self._turn.stop("content_filter")
+        deliver(self._turn.produced(self._held))
+
+    def _said(self) -> Sequence[items_pb2.Item]:
+        """Return the output, also what is held back."""
+        if not self._held:
+            return self._turn.response.output
+        unheard = Turn(responses_pb2.Response(id=self._turn.response.id), None)
+        unheard.produced(self._held)
+        return unheard.response.output
+
+    async def _compacted(self, prompt: Prompt, deliver: Deliver) -> Prompt:
+        """Compact the conversation first, where that is due; return what is left to be answered."""
+        conversation = self._due(prompt)
+        if conversation is None:
+            return prompt
+        deliver(self._turn.compacting())
+        compacted = await self._means.compactor.compact(self._plan.backend, conversation)
+        response = self._turn.response
+        item_id = ids.item_id("cmp", response.id, len(response.output))
+        item = self._means.compactions.item(prompt.tenant, item_id, compacted.items)
+        deliver(self._turn.compacted(item))
+        if compacted.finished:
+            self._turn.spent(compacted.finished)
+        return dataclasses.replace(prompt, history=[], input=compacted.items)
+
+    def _due(self, prompt: Prompt) -> Conversation | None:
+        """Return what is to be compacted, if anything is."""
+        if self._request.only_compacts:
+            return Conversation.whole(prompt)
+        before = self._request.parent.tokens if prompt.history and self._request.parent else 0
+        most = self._plan.compact_at
+        if most is None or before + estimate(prompt.input) < most:
+            return None
+        conversation = Conversation.before_turn(prompt)
+        return conversation if conversation.older else None
+
+    def _prompt(self) -> Prompt:
+        return prompt_of(self._plan, self._means, ids.root_of(self._turn.response.id))
