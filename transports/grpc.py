@@ -1,53 +1,45 @@
-"""The gRPC face: authenticates, decodes, and says failures as statuses."""
+"""The gRPC face: the service of sessions and the server for all services."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Never, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import grpc
-import structlog
-from google.protobuf.message import Message
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from service.engine import Engine
-from service.errors import Ending, Refusal, SessionError, Unauthenticated
+from service.errors import Ending, SessionError, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
+from service.paging import Page
+from transports import grpc_conversations
+from transports.grpc_calls import Unary, answering, as_json, tenant_of
+from transports.grpc_conversations import ConversationService
+from transports.grpc_outbox import Outbox
 from transports.grpc_server import GrpcServer
 from transports.grpc_stream import Context, Stream, parse
 from transports.health import Health
-from transports.status import STATUS
+from turnwire.delta import Event
 from turnwire.v1 import session_service_pb2 as rpc
 
 NAME = rpc.DESCRIPTOR.services_by_name["SessionService"].full_name
-REFUSED = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-}
-"""What a refusal's HTTP status is called here."""
-
-Request = TypeVar("Request")
-Answer = TypeVar("Answer")
-
-_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 async def serve(engine: Engine, keys: Keys, limits: Limits, address: str) -> GrpcServer:
-    """Serve sessions, health and reflection on `host:port`."""
+    """Serve sessions, conversations, health and reflection on `host:port`."""
 
     def ready() -> bool:
         return engine.ready
 
-    sessions = SessionService(engine, keys, limits)
-    handlers = [sessions.handler(), Health({"": ready, NAME: ready}).handler()]
+    names = (NAME, grpc_conversations.NAME)
+    handlers = [
+        SessionService(engine, keys, limits).handler(),
+        ConversationService(engine.conversations, Unary(keys)).handler(),
+        Health(dict.fromkeys(("", *names), ready)).handler(),
+    ]
     server = grpc.aio.server(handlers=handlers, options=options(limits))
-    offered = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    offered = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(offered, server)
     return await GrpcServer.listen(server, address)
 
@@ -62,94 +54,81 @@ class SessionService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the calls, for a server to offer."""
+        unary = Unary(self._keys)
         calls = {
-            "Connect": grpc.stream_stream_rpc_method_handler(_answering(self._connect)),
-            "Get": self._unary(self._get),
-            "Delete": self._unary(self._delete),
-            "ListModels": self._unary(self._list_models),
+            "Connect": grpc.stream_stream_rpc_method_handler(answering(self._connect)),
+            "Follow": grpc.unary_stream_rpc_method_handler(answering(self._follow)),
+            "Get": unary(rpc.GetRequest, self._get),
+            "Delete": unary(rpc.DeleteRequest, self._delete),
+            "Cancel": unary(rpc.CancelRequest, self._cancel),
+            "ListInputItems": unary(rpc.ListInputItemsRequest, self._list_input_items),
+            "Compact": unary(rpc.CompactRequest, self._compact),
+            "ListModels": unary(rpc.ListModelsRequest, self._list_models),
         }
-        for name in ("Cancel", "ListInputItems", "Compact"):
-            calls[name] = grpc.unary_unary_rpc_method_handler(_answering(self._unimplemented))
         return grpc.method_handlers_generic_handler(NAME, calls)
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            tenant = self._tenant(context)
+            tenant = tenant_of(self._keys, context)
         except Unauthenticated:
             self._engine.rejected("grpc", "auth")
             raise
         stream = Stream(context, self._limits)
         await stream.run(requests, self._engine.connect(tenant, "grpc", stream))
 
-    async def _get(self, tenant: str, data: bytes) -> rpc.GetResponse:
-        request = parse(rpc.GetRequest, data)
-        return rpc.GetResponse(response=await self._engine.get(tenant, request.response_id))
+    async def _follow(self, data: bytes, context: Context) -> None:
+        tenant = tenant_of(self._keys, context)
+        request = parse(rpc.FollowRequest, data)
+        after = request.starting_after if request.HasField("starting_after") else None
+        events = await self._engine.responses.follow(tenant, request.response_id, after)
+        async with aclosing(events):
+            # Where the first write, which would say it, is cut, gRPC could not say a status.
+            await context.send_initial_metadata(())
+            async for batch in events:
+                await self._send(batch, context)
 
-    async def _delete(self, tenant: str, data: bytes) -> rpc.DeleteResponse:
-        request = parse(rpc.DeleteRequest, data)
-        await self._engine.delete(tenant, request.response_id)
-        return rpc.DeleteResponse(response_id=request.response_id)
+    async def _send(self, events: Sequence[Event], context: Context) -> None:
+        """Write a batch; nothing more is asked of the engine before it is on its way."""
+        outbox = Outbox()
+        for event in events:
+            outbox.add_event(event)
+        while outbox.size:
+            await self._write(outbox.take(), context)
 
-    async def _list_models(self, tenant: str, data: bytes) -> rpc.ListModelsResponse:
-        del tenant
-        parse(rpc.ListModelsRequest, data)
-        models = (rpc.Model(id=name, owned_by=kind) for name, kind in self._engine.models())
-        return rpc.ListModelsResponse(models=models)
-
-    async def _unimplemented(self, data: bytes, context: Context) -> bytes:
-        del data
-        self._tenant(context)
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Not implemented in this version.")
-
-    def _unary(
-        self, call: Callable[[str, bytes], Awaitable[Message]]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        async def answer(data: bytes, context: Context) -> bytes:
-            return (await call(self._tenant(context), data)).SerializeToString()
-
-        return grpc.unary_unary_rpc_method_handler(_answering(answer))
-
-    def _tenant(self, context: Context) -> str:
-        authorization = dict(context.invocation_metadata() or ()).get("authorization")
-        return self._keys.tenant_of(str(authorization) if authorization is not None else None)
-
-
-def _answering(
-    call: Callable[[Request, Context], Awaitable[Answer]],
-) -> Callable[[Request, Context], Awaitable[Answer]]:
-    """Say in gRPC's words how a call failed. What was not meant to fail is logged, and not told."""
-
-    async def answer(request: Request, context: Context) -> Answer:
+    async def _write(self, message: bytes, context: Context) -> None:
         try:
-            return await _told(call(request, context), context)
-        except grpc.aio.AbortError:
-            raise
-        except grpc.aio.BaseError as over:
-            # The client has left, so nobody is there to be told; gRPC would log it as a failure.
-            raise asyncio.CancelledError from over
+            async with asyncio.timeout(self._limits.send_deadline):
+                await context.write(message)
+        except TimeoutError:
+            text = "The client reads too slowly. Follow the response again, and read."
+            raise SessionError(Ending.SLOW_READER, text) from None
 
-    return answer
+    async def _get(self, tenant: str, request: rpc.GetRequest) -> rpc.GetResponse:
+        response = await self._engine.responses.get(tenant, request.response_id)
+        return rpc.GetResponse(response=response)
 
+    async def _delete(self, tenant: str, request: rpc.DeleteRequest) -> rpc.DeleteResponse:
+        return await self._engine.responses.delete(tenant, request.response_id)
 
-async def _told(answer: Awaitable[Answer], context: Context) -> Answer:
-    try:
-        return await answer
-    except Refusal as refusal:
-        trailers = (("turnwire-code", refusal.code),)
-        await context.abort(REFUSED[refusal.status], refusal.message, trailers)
-    except SessionError as error:
-        await _abort(context, error)
-    except grpc.aio.BaseError:
-        raise
-    except Exception:
-        _logger.exception("call_failed", transport="grpc")
-        await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
+    async def _cancel(self, tenant: str, request: rpc.CancelRequest) -> rpc.CancelResponse:
+        response = await self._engine.responses.cancel(tenant, request.response_id)
+        return rpc.CancelResponse(response=response)
 
+    async def _list_input_items(
+        self, tenant: str, request: rpc.ListInputItemsRequest
+    ) -> rpc.ListInputItemsResponse:
+        page = Page(request.after, request.limit, request.order)
+        items = await self._engine.responses.input_items(tenant, request.response_id, page)
+        return rpc.ListInputItemsResponse(list=items)
 
-async def _abort(context: Context, error: SessionError) -> Never:
-    """End a call. Behind unread messages the status waits for the client, as HTTP/2 has it."""
-    trailers = (("turnwire-ending", error.ending.value),)
-    await context.abort(STATUS[error.ending].grpc_code, error.message, trailers)
+    async def _compact(self, tenant: str, request: rpc.CompactRequest) -> rpc.CompactResponse:
+        return await self._engine.responses.compact(tenant, as_json(request.create))
+
+    async def _list_models(
+        self, tenant: str, request: rpc.ListModelsRequest
+    ) -> rpc.ListModelsResponse:
+        del tenant, request
+        return self._engine.models()
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:

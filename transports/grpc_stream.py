@@ -6,32 +6,28 @@ back to grow, and a busy stream gathers by itself.
 """
 
 import asyncio
-import functools
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from service.engine import Connection
+from service.connection import Connection
 from service.errors import Ending, Refusal, SessionError
-from service.limits import MIB, PATIENCE, Limits
+from service.limits import PATIENCE, Limits
+from transports.grpc_outbox import EVENTS_TAG, Outbox
 from turnwire import json_codec
-from turnwire.delta import Event, to_wire
+from turnwire.delta import Event
 from turnwire.v1 import events_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 M = TypeVar("M", bound=Message)
 
-MESSAGE_BYTES = MIB
-"""A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
 _MOST_EVENTS = 1024  # in one ConnectRequest
 _EVENTS_A_TICK = 64
 _HEARTBEAT = rpc.ConnectResponse(heartbeat=rpc.Heartbeat()).SerializeToString()
 _DRAIN = rpc.ConnectResponse(drain=rpc.Drain()).SerializeToString()
-_EVENTS_TAG = rpc.ConnectResponse.EVENTS_FIELD_NUMBER << 3 | 2  # 2: length-delimited
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -50,7 +46,7 @@ class Stream:
         self._context = context
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._in_flight = 0
         self._since = self._loop.time()  # the write in flight began, or the last one ended
         self._news, self._room = asyncio.Event(), asyncio.Event()
@@ -66,8 +62,7 @@ class Stream:
             self._cut()
             return
         for event in events:
-            wire = to_wire(event)
-            self._outbox.add(_prefix(len(wire)) + wire)
+            self._outbox.add_event(event)
         self._news.set()
 
     @property
@@ -177,7 +172,7 @@ class Stream:
         """Forget what nobody will read, and let go who waits for room."""
         self._ended = True
         self._in_flight = 0
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._room.set()
 
     @property
@@ -191,10 +186,10 @@ class Stream:
 
 def _check_count(data: bytes) -> None:
     """Refuse a request of very many events before it is parsed: empty ones cost two bytes each."""
-    if data.count(_EVENTS_TAG) <= _MOST_EVENTS:  # no more than this many, whatever the bytes mean
+    if data.count(EVENTS_TAG) <= _MOST_EVENTS:  # no more than this many, whatever the bytes mean
         return
     at = events = 0
-    while at < len(data) and data[at] == _EVENTS_TAG and events <= _MOST_EVENTS:
+    while at < len(data) and data[at] == EVENTS_TAG and events <= _MOST_EVENTS:
         length, at = _varint(data, at + 1)
         at += length
         events += 1
@@ -222,35 +217,3 @@ def _receive(event: events_pb2.ClientEvent, connection: Connection) -> None:
     except json_codec.InvalidJson as invalid:
         stream_id = event.stream_id if event.HasField("stream_id") else None
         connection.refuse(Refusal.of_invalid(invalid), stream_id)
-
-
-class _Outbox:
-    """Encoded messages in the order of their events; the last one still grows."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._messages: deque[bytearray] = deque()
-
-    def add(self, fields: bytes) -> None:
-        """Add fields of a message: concatenated, messages are one message (a rule of protobuf)."""
-        if not self._messages or len(self._messages[-1]) + len(fields) > MESSAGE_BYTES:
-            self._messages.append(bytearray())
-        self._messages[-1] += fields
-        self.size += len(fields)
-
-    def take(self) -> bytes:
-        """Remove the first message."""
-        message = bytes(self._messages.popleft())
-        self.size -= len(message)
-        return message
-
-
-@functools.lru_cache(maxsize=4096)
-def _prefix(length: int) -> bytes:
-    """Return what precedes an event of this length in a ConnectResponse: its tag, and a varint."""
-    prefix = bytearray((_EVENTS_TAG,))
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix)

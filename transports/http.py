@@ -1,7 +1,7 @@
 """The HTTP port: uvicorn inside our own event loop, which hands WebSockets to our protocol class.
 
-uvicorn keeps no time before a request is complete; `_BoundedHttp` adds the deadlines and the bound
-on its head. Signals and logging stay with the composition root.
+uvicorn keeps no time while a request arrives or an answer is not read; `_BoundedHttp` adds the
+deadlines, and the bound on a request's head. Signals and logging stay with the composition root.
 """
 
 import asyncio
@@ -10,25 +10,23 @@ import logging
 import socket
 from typing import Any, Final, NamedTuple, Self, cast
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.engine import Engine
-from service.errors import NotFound, Refusal, Unauthenticated
+from service.errors import Ending, Refusal
 from service.keys import Keys
 from service.limits import Limits
+from transports.http_api import api
 from transports.keepalive import Wheel
 from transports.websocket import WebSocketConnection, warn_if_slow
-from transports.websocket_handshake import PATHS, Endpoint, plain_http
+from transports.websocket_handshake import Endpoint, plain_http
 
 _HEAD_BYTES: Final = 64 * 1024
 _STOP_SECONDS: Final = 15
+_PROGRESS: Final = 64 * 1024  # bytes that a client must have read of what waits, each deadline
 
 
 class Address(NamedTuple):
@@ -36,18 +34,6 @@ class Address(NamedTuple):
 
     host: str
     port: int
-
-
-class UpgradeRequired(Refusal):
-    """The resource is a WebSocket."""
-
-    status = 426
-
-    def __init__(self) -> None:
-        super().__init__(
-            "upgrade_required",
-            "This is a WebSocket: connect to it with a WebSocket client (wss:// or ws://).",
-        )
 
 
 class HeadTooLarge(Refusal):
@@ -59,11 +45,17 @@ class HeadTooLarge(Refusal):
         super().__init__("head_too_large", f"Headers may have at most {_HEAD_BYTES} bytes.")
 
 
-_WEBSOCKET_ONLY: Final = Refusal(
-    "unsupported_transport",
-    f"Responses are served over WebSocket: connect to {PATHS[0]}. Plain HTTP is not supported yet.",
-)
-"""400, because clients that fall back to HTTP retry most other statuses."""
+class RequestTimeout(Refusal):
+    """A request's body does not arrive."""
+
+    status = 408
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(
+            "message_timeout",
+            f"A request must arrive within {limits.receive_deadline:g} seconds. "
+            "Send less at once: previous_response_id stands for what was said before.",
+        )
 
 
 class HttpServer:
@@ -98,14 +90,14 @@ class HttpServer:
 
 
 async def serve(engine: Engine, keys: Keys, limits: Limits, address: Address) -> HttpServer:
-    """Serve the API: WebSockets now; what else there is answers 404 in the API's shape."""
+    """Serve the API, over WebSockets and HTTP."""
     warn_if_slow()
     return await serve_endpoint(Endpoint(engine, keys, limits, wheel_for(limits)), address)
 
 
 async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:
     """Serve the API with an endpoint that the caller keeps hold of."""
-    config = configure(api(endpoint.keys), endpoint.limits, endpoint.wheel)
+    config = configure(api(endpoint), endpoint.limits, endpoint.wheel)
     config.ws = cast("type[asyncio.Protocol]", functools.partial(WebSocketConnection, endpoint))
     return await HttpServer.start(config, address)
 
@@ -139,47 +131,26 @@ def configure(app: ASGIApp, limits: Limits, wheel: Wheel) -> Config:
     )
 
 
-def api(keys: Keys) -> Starlette:
-    """Return the HTTP face: it says what to do instead."""
+class _Client:
+    """A client as exchanges see it: uvicorn's protocol object should have no way back to itself."""
 
-    async def post(request: Request) -> Response:
-        try:
-            keys.tenant_of(request.headers.get("Authorization"))
-        except Unauthenticated as refusal:
-            return say(refusal)
-        return say(_WEBSOCKET_ONLY)
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.ending = Ending.GONE
 
-    app = Starlette(
-        routes=[
-            *(Route(path, _upgrade_required) for path in PATHS),
-            *(Route(path, post, methods=["POST"]) for path in PATHS),
-        ],
-        exception_handlers={404: _not_found, 405: _not_found},
-    )
-    app.router.redirect_slashes = False
-    return app
-
-
-def say(refusal: Refusal) -> Response:
-    """Say a refusal in HTTP."""
-    return Response(refusal.body(), refusal.status, media_type="application/json")
-
-
-async def _upgrade_required(request: Request) -> Response:
-    del request
-    response = say(UpgradeRequired())
-    response.headers["Upgrade"] = "websocket"
-    response.headers["Connection"] = "Upgrade"
-    return response
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    del request, error
-    return say(NotFound("not_found", f"Nothing is here. Connect a WebSocket to {PATHS[0]}."))
+    def cut(self, ending: Ending) -> None:
+        """Drop the client, unsent bytes and all."""
+        self.ending = ending
+        self._transport.abort()
 
 
 class _BoundedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP, for clients that send their requests slowly or never."""
+    """uvicorn's HTTP, for clients that send their requests slowly or never, or do not read answers.
+
+    The application finds the client in the state of its requests.
+    """
+
+    _client: _Client
 
     def __init__(
         self,
@@ -195,9 +166,12 @@ class _BoundedHttp(HttpToolsProtocol):
         self._wheel = wheel
         self._deadline = 0.0  # none
         self._head = 0  # bytes of a head that is not complete
+        self._unread = 0  # bytes of answers, at `_unread_at`
+        self._unread_at = 0.0  # never, if everything is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._client = _Client(transport)
         self._wheel.add(self)
         self._allow(self._limits.handshake_deadline)
 
@@ -213,6 +187,7 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["client"] = self._client
         self._allow(self._limits.handshake_deadline)
 
     def on_headers_complete(self) -> None:
@@ -236,12 +211,53 @@ class _BoundedHttp(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._turn_away(Refusal("invalid_http_request", msg))
 
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self._unread_at = 0.0
+        super().resume_writing()
+
     def tick(self, now: float) -> None:
-        """Drop a client whose request does not arrive."""
-        if self._deadline and now >= self._deadline:
+        """Drop a client whose request does not arrive, or who does not read its answer."""
+        if self._is_stuck(now):
+            self._client.cut(Ending.SLOW_READER)
+        elif self.flow.read_paused or self.pipeline:  # it is not heard, or not its turn
+            self._deadline = self._deadline and now + self._limits.receive_deadline
+        elif self._deadline and now >= self._deadline:
+            self._give_up()
+
+    def _is_stuck(self, now: float) -> bool:
+        """Tell whether unsent bytes have waited for longer than the deadline.
+
+        A client that reads on starts it anew, unless it only trickles. How much it has read shows
+        while nothing is added; what an answer under way adds below the socket's mark is no matter.
+        """
+        unread = self.transport.get_write_buffer_size()
+        adding = self._answering and not self.flow.write_paused
+        if not unread or adding:
+            self._unread_at = 0.0
+        elif not self._unread_at or self._unread - unread >= _PROGRESS:
+            self._unread, self._unread_at = unread, now
+        return bool(self._unread_at) and now - self._unread_at >= self._limits.send_deadline
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _give_up(self) -> None:
+        """Drop a client whose request does not arrive; one whose head has is told why."""
+        if self._answering:
+            self._turn_away(RequestTimeout(self._limits))
+        else:
             self.transport.abort()
 
     def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse in words and close; into an answer that is under way no words can be put."""
+        if self._answering and (self.cycle.response_started or self.pipeline):
+            self.transport.abort()
+            return
+        if self._answering:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.write(plain_http(refusal).serialize())
         self.transport.close()
 

@@ -19,11 +19,11 @@ from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from service.engine import Connection
+from service.connection import Connection
 from service.errors import Ending, Refusal, SessionError
 from service.limits import Limits
 from transports.status import STATUS
-from transports.websocket_handshake import Endpoint, invalid_handshake, plain_http
+from transports.websocket_handshake import Endpoint, agree, invalid_handshake, plain_http
 from transports.websocket_inbox import Inbox
 from transports.websocket_outbox import Outbox
 from transports.websocket_wire import CONTROL_RATE, FRAGMENTS, Wire
@@ -241,6 +241,7 @@ class WebSocketConnection(asyncio.Protocol):
         except Refusal as refusal:
             self._turn_away(refusal)
         else:
+            agree(request, response)
             self._wire.send_response(response)
 
     def _turn_away(self, refusal: Refusal) -> None:

@@ -15,7 +15,7 @@ from transports.http import Address, HttpServer, serve_endpoint, wheel_for
 from transports.keepalive import Wheel
 from transports.websocket_handshake import Endpoint
 
-_ON_BOTH_LOOPS = ("test_grpc", "test_health", "test_http", "test_websocket")
+_ON_BOTH_LOOPS = ("test_grpc", "test_health", "test_http", "test_http_api", "test_websocket")
 
 
 def pytest_asyncio_loop_factories(

@@ -8,7 +8,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
-from service.engine import Engine, Sink
+from service.connection import Sink
+from service.engine import Engine
 from service.errors import Ending, Refusal
 from service.keys import Anonymous
 from service.limits import Limits

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
@@ -15,18 +15,23 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from service.engine import Engine, Sink
+from service.connection import Sink
+from service.engine import Engine
 from service.errors import Ending, NotFound, Overloaded, Refusal, SessionError, Unauthenticated
 from service.keys import Anonymous, Keys
 from service.limits import MIB, Limits
-from transports.grpc import NAME, REFUSED, options, serve
+from service.paging import Page
+from transports import grpc_conversations
+from transports.grpc import NAME, options, serve
+from transports.grpc_calls import REFUSED
 from transports.grpc_server import GrpcServer
-from turnwire.delta import to_wire
+from turnwire.delta import Delta, DeltaSource, Event, to_message, to_wire
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 from turnwire.v1 import session_service_pb2_grpc as stubs
 
 Call: TypeAlias = grpc.aio.StreamStreamCall[rpc.ConnectRequest, rpc.ConnectResponse]
+Followed: TypeAlias = grpc.aio.UnaryStreamCall[rpc.FollowRequest, rpc.FollowResponse]
 T = TypeVar("T")
 
 KEY = "Bearer tw_1_secret"
@@ -68,12 +73,64 @@ class ScriptedConnection:
             return await self.closed
 
 
+class ScriptedResponses:
+    """Holds one response, and tells whatever a test puts into `batches`; None ends it."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
+        self.followed: list[int | None] = []
+        self.abandoned = asyncio.Event()
+        self.compacted: list[responses_pb2.CreateResponse] = []
+
+    async def get(self, tenant: str, response_id: str) -> responses_pb2.Response:
+        if (tenant, response_id) != ("anonymous", "resp_1"):
+            raise NotFound("response_not_found", "There is no such response.")
+        return responses_pb2.Response(id=response_id)
+
+    async def delete(self, tenant: str, response_id: str) -> rpc.DeleteResponse:
+        await self.get(tenant, response_id)
+        return rpc.DeleteResponse(response_id=response_id, object="response", deleted=True)
+
+    async def cancel(self, tenant: str, response_id: str) -> responses_pb2.Response:
+        response = await self.get(tenant, response_id)
+        response.status = "cancelled"
+        return response
+
+    async def input_items(self, tenant: str, response_id: str, page: Page) -> items_pb2.ItemList:
+        await self.get(tenant, response_id)
+        name = f"{page.after}/{page.limit}/{page.order}"
+        return items_pb2.ItemList(object="list", first_id=name)
+
+    async def compact(
+        self, tenant: str, create: responses_pb2.CreateResponse
+    ) -> rpc.CompactResponse:
+        assert tenant == "anonymous"
+        self.compacted.append(create)
+        return rpc.CompactResponse(id="cmp_1", object="response.compaction")
+
+    async def follow(
+        self, tenant: str, response_id: str, starting_after: int | None
+    ) -> AsyncGenerator[Sequence[Event], None]:
+        await self.get(tenant, response_id)
+        self.followed.append(starting_after)
+        return self._told()
+
+    async def _told(self) -> AsyncGenerator[Sequence[Event], None]:
+        try:
+            while (batch := await self.batches.get()) is not None:
+                yield batch
+        finally:
+            self.abandoned.set()
+
+
 class ScriptedEngine:
     """Opens connections for tests to script, and holds one response."""
 
     def __init__(self) -> None:
         self.opened: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
         self.rejections: list[tuple[str, str]] = []
+        self.responses = ScriptedResponses()
+        self.conversations = None
         self.ready = True
         self.full = False
 
@@ -88,16 +145,8 @@ class ScriptedEngine:
     def rejected(self, transport: str, outcome: str) -> None:
         self.rejections.append((transport, outcome))
 
-    async def get(self, tenant: str, response_id: str) -> responses_pb2.Response:
-        if (tenant, response_id) != ("anonymous", "resp_1"):
-            raise NotFound("response_not_found", "There is no such response.")
-        return responses_pb2.Response(id=response_id)
-
-    async def delete(self, tenant: str, response_id: str) -> None:
-        await self.get(tenant, response_id)
-
-    def models(self) -> Sequence[tuple[str, str]]:
-        return [("tiny", "simulator")]
+    def models(self) -> rpc.ListModelsResponse:
+        return rpc.ListModelsResponse(models=[rpc.Model(id="tiny", owned_by="simulator")])
 
 
 class OneKey:
@@ -208,6 +257,7 @@ async def status(call: grpc.aio.Call) -> tuple[grpc.StatusCode, str | None]:
 # Who calls
 
 
+@pytest.mark.rule("HS-2")
 async def test_a_bad_key_is_refused_alike_on_streams_and_calls(serving: Faces) -> None:
     face = await serving(keys=OneKey())
     metadata = (("authorization", "Bearer tw_1_wrong"),)
@@ -220,12 +270,14 @@ async def test_a_bad_key_is_refused_alike_on_streams_and_calls(serving: Faces) -
     assert face.engine.rejections == [("grpc", "auth")]
 
 
-async def test_a_call_without_a_key_is_refused_also_where_nothing_is_implemented(
-    serving: Faces,
-) -> None:
-    face = await serving(keys=OneKey())
-    call = face.stub.Cancel(rpc.CancelRequest(response_id="resp_1"))
-    assert await call.code() == grpc.StatusCode.UNAUTHENTICATED
+async def test_a_call_without_a_key_learns_nothing(serving: Faces) -> None:
+    stub = (await serving(keys=OneKey())).stub
+    calls = (
+        stub.Get(rpc.GetRequest(response_id="resp_1")),
+        stub.Cancel(rpc.CancelRequest(response_id="resp_1")),
+        stub.Follow(rpc.FollowRequest(response_id="resp_1")),
+    )
+    assert {await call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
 
 
 async def test_a_key_names_the_tenant(serving: Faces) -> None:
@@ -243,6 +295,7 @@ async def test_without_keys_everyone_is_anonymous(serving: Faces) -> None:
     assert await call.code() == grpc.StatusCode.OK
 
 
+@pytest.mark.rule("HS-4")
 async def test_a_full_server_refuses_the_stream(serving: Faces) -> None:
     face = await serving()
     face.engine.full = True
@@ -256,6 +309,7 @@ async def test_an_accepted_stream_says_so_before_there_is_an_event(serving: Face
     await call.wait_for_connection()
 
 
+@pytest.mark.rule("GR-4")
 def test_every_refusal_of_the_engine_has_a_status() -> None:
     def kinds(kind: type[Refusal]) -> Iterator[type[Refusal]]:
         yield kind
@@ -292,6 +346,7 @@ async def test_bytes_that_are_no_request_end_the_stream(serving: Faces) -> None:
     assert await connection.ending() == Ending.INVALID_FRAME
 
 
+@pytest.mark.rule("ER-3", "GR-1")
 async def test_opaque_json_that_is_none_is_refused_and_the_stream_lives_on(
     serving: Faces,
 ) -> None:
@@ -331,6 +386,7 @@ async def test_bytes_that_are_no_request_are_refused_by_calls(serving: Faces) ->
     assert await status(get(b"\xff\xff")) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_frame")
 
 
+@pytest.mark.rule("HS-8")
 async def test_a_message_beyond_the_limit_ends_the_stream(serving: Faces) -> None:
     call, connection = await (await serving(Limits(message_bytes=1000))).connect()
     await call.write(rpc.ConnectRequest(events=[events_pb2.ClientEvent(other_json="x" * 2000)]))
@@ -339,6 +395,7 @@ async def test_a_message_beyond_the_limit_ends_the_stream(serving: Faces) -> Non
     assert connection.received.empty()
 
 
+@pytest.mark.rule("GR-2")
 async def test_after_half_close_turns_run_to_their_end(serving: Faces) -> None:
     call, connection = await (await serving()).connect()
     connection.idle.clear()
@@ -355,6 +412,7 @@ async def test_after_half_close_turns_run_to_their_end(serving: Faces) -> None:
     assert await connection.ending() == Ending.GONE
 
 
+@pytest.mark.rule("GR-2")
 async def test_a_client_that_cancels_closes_its_connection(serving: Faces) -> None:
     call, connection = await (await serving()).connect()
     call.cancel()
@@ -400,6 +458,7 @@ async def test_thousands_of_events_arrive_in_order(serving: Faces) -> None:
     assert await reading == list(range(3000))
 
 
+@pytest.mark.rule("GR-1")
 async def test_a_batch_is_encoded_as_protobuf_would(serving: Faces) -> None:
     face = await serving()
     call = face.connect_bytes()
@@ -410,6 +469,7 @@ async def test_a_batch_is_encoded_as_protobuf_would(serving: Faces) -> None:
     assert await call.read() == rpc.ConnectResponse(events=decoded).SerializeToString()
 
 
+@pytest.mark.rule("GR-1")
 async def test_what_gathers_during_a_write_is_one_message(serving: Faces) -> None:
     call, connection = await (await serving()).connect()
     connection.sink.deliver([delta(0, "x" * 900_000)])  # in flight until the client reads
@@ -459,6 +519,7 @@ async def test_who_waits_for_room_is_let_go_when_the_client_leaves(serving: Face
     connection.sink.deliver([delta(4)])  # too late, and harmless
 
 
+@pytest.mark.rule("LV-7")
 async def test_a_slow_reader_is_cut_and_others_are_not_disturbed(serving: Faces) -> None:
     face = await serving(Limits(send_deadline=0.2))
     slow, stuck = await face.connect()
@@ -483,6 +544,7 @@ async def test_a_stream_fed_far_beyond_its_bound_is_cut_at_once(serving: Faces) 
     assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
 
 
+@pytest.mark.rule("LV-4")
 async def test_silence_is_broken_by_heartbeats(serving: Faces) -> None:
     call, _ = await (await serving(Limits(ping_interval=0.05))).connect()
     heartbeats = [await read(call), await read(call)]
@@ -492,6 +554,7 @@ async def test_silence_is_broken_by_heartbeats(serving: Faces) -> None:
 # How it ends
 
 
+@pytest.mark.rule("GR-3")
 @pytest.mark.parametrize("ending", [Ending.DRAIN, Ending.AGE])
 async def test_going_away_is_announced_in_band_before_the_status(
     serving: Faces, ending: Ending
@@ -519,6 +582,7 @@ async def test_another_ending_is_not_announced_but_what_was_delivered_is_sent(
     assert await status(call) == (grpc.StatusCode.PERMISSION_DENIED, "policy_violation")
 
 
+@pytest.mark.rule("ER-5")
 async def test_a_defect_is_logged_once_and_not_told(serving: Faces) -> None:
     with structlog.testing.capture_logs() as logs:
         call, connection = await (await serving()).connect()
@@ -541,6 +605,7 @@ async def test_a_stopping_server_cancels_streams_after_its_grace(serving: Faces)
 # The other calls
 
 
+@pytest.mark.rule("GR-4")
 async def test_a_stored_response_is_got_and_deleted(serving: Faces) -> None:
     face = await serving()
     got = await face.stub.Get(rpc.GetRequest(response_id="resp_1"))
@@ -548,28 +613,130 @@ async def test_a_stored_response_is_got_and_deleted(serving: Faces) -> None:
     assert (got.response.id, deleted.response_id) == ("resp_1", "resp_1")
 
 
+@pytest.mark.rule("RV-6")
 async def test_a_response_that_is_not_there_is_not_found(serving: Faces) -> None:
-    face = await serving()
+    stub = (await serving()).stub
     for call in (
-        face.stub.Get(rpc.GetRequest(response_id="resp_2")),
-        face.stub.Delete(rpc.DeleteRequest(response_id="resp_2")),
+        stub.Get(rpc.GetRequest(response_id="resp_2")),
+        stub.Delete(rpc.DeleteRequest(response_id="resp_2")),
+        stub.Cancel(rpc.CancelRequest(response_id="resp_2")),
+        stub.ListInputItems(rpc.ListInputItemsRequest(response_id="resp_2")),
+        stub.Follow(rpc.FollowRequest(response_id="resp_2")),
     ):
         assert await status(call) == (grpc.StatusCode.NOT_FOUND, "response_not_found")
 
 
+@pytest.mark.rule("GR-4")
 async def test_models_are_listed(serving: Faces) -> None:
     listed = await (await serving()).stub.ListModels(rpc.ListModelsRequest())
     assert list(listed.models) == [rpc.Model(id="tiny", owned_by="simulator")]
 
 
-async def test_calls_of_later_versions_are_unimplemented(serving: Faces) -> None:
-    stub = (await serving()).stub
-    calls = (
-        stub.Cancel(rpc.CancelRequest()),
-        stub.ListInputItems(rpc.ListInputItemsRequest()),
-        stub.Compact(rpc.CompactRequest()),
-    )
-    assert {await call.code() for call in calls} == {grpc.StatusCode.UNIMPLEMENTED}
+@pytest.mark.rule("GR-4", "RV-3")
+async def test_a_response_is_cancelled(serving: Faces) -> None:
+    cancelled = await (await serving()).stub.Cancel(rpc.CancelRequest(response_id="resp_1"))
+    assert cancelled.response.status == "cancelled"
+
+
+@pytest.mark.rule("GR-4", "RV-5")
+async def test_a_page_of_input_items_is_asked_for_as_the_client_said(serving: Faces) -> None:
+    request = rpc.ListInputItemsRequest(response_id="resp_1", after="a", limit=7, order="asc")
+    listed = await (await serving()).stub.ListInputItems(request)
+    assert listed.list.first_id == "a/7/asc"
+
+
+@pytest.mark.rule("GR-4", "CP-2")
+async def test_a_conversation_is_compacted_as_if_it_had_come_as_json(serving: Faces) -> None:
+    face = await serving()
+    known = items_pb2.Item(other_json='{"type":"message","role":"user","content":"hi"}')
+    create = responses_pb2.CreateResponse(input=[known])
+    answer = await face.stub.Compact(rpc.CompactRequest(create=create))
+    assert answer.id == "cmp_1"
+    assert face.engine.responses.compacted[0].input[0].message.content_text == "hi"
+
+
+async def test_text_that_is_no_json_is_refused_by_calls(serving: Faces) -> None:
+    broken = responses_pb2.CreateResponse(input=[items_pb2.Item(other_json='{"type":')])
+    call = (await serving()).stub.Compact(rpc.CompactRequest(create=broken))
+    assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_json")
+
+
+# Following a response
+
+
+async def followed(call: Followed) -> list[list[int]]:
+    """Read to the end; return the numbers of the events of each message."""
+    async with asyncio.timeout(10):
+        return [[event.sequence_number for event in message.events] async for message in call]
+
+
+async def test_a_batch_of_a_response_is_a_message(serving: Faces) -> None:
+    face = await serving()
+    for batch in ([delta(0), delta(1)], [], [delta(2)], None):
+        face.engine.responses.batches.put_nowait(batch)
+    call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
+    assert await followed(call) == [[0, 1], [2]]
+    assert await call.code() == grpc.StatusCode.OK
+    assert face.engine.responses.followed == [None]
+
+
+@pytest.mark.rule("GR-4", "RV-2")
+async def test_a_response_is_followed_from_an_event_on_the_first_one_too(serving: Faces) -> None:
+    face = await serving()
+    for after in (0, 7):
+        face.engine.responses.batches.put_nowait(None)
+        request = rpc.FollowRequest(response_id="resp_1", starting_after=after)
+        assert await followed(face.stub.Follow(request)) == []
+    assert face.engine.responses.followed == [0, 7]
+
+
+async def test_followed_events_are_encoded_as_protobuf_would(serving: Faces) -> None:
+    face = await serving()
+    template = events_pb2.OutputTextDelta(item_id="msg_1")
+    source = DeltaSource(events_pb2.ServerEvent(output_text_delta=template))
+    events: list[Event] = [Delta(source, 0, "word"), delta(1, "x" * 300), Delta(source, 2, "")]
+    for batch in (events, None):
+        face.engine.responses.batches.put_nowait(batch)
+    follow: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+    follow = face.channel.unary_stream(f"/{NAME}/Follow")
+    call = follow(rpc.FollowRequest(response_id="resp_1").SerializeToString())
+    expected = rpc.FollowResponse(events=map(to_message, events)).SerializeToString()
+    async with asyncio.timeout(10):
+        assert [message async for message in call] == [expected]
+
+
+async def test_a_long_replay_is_split_into_messages_that_clients_accept(serving: Faces) -> None:
+    face = await serving()
+    long = [delta(number, "x" * 300_000) for number in range(10)]
+    for batch in (long, None):
+        face.engine.responses.batches.put_nowait(batch)
+    call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
+    assert [len(numbers) for numbers in await followed(call)] == [3, 3, 3, 1]
+
+
+async def test_who_stops_following_is_not_told_any_more(serving: Faces) -> None:
+    face = await serving()
+    face.engine.responses.batches.put_nowait([delta(0)])
+    call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
+    async with asyncio.timeout(10):
+        await call.read()
+        call.cancel()
+        await face.engine.responses.abandoned.wait()
+
+
+async def test_who_follows_and_does_not_read_is_cut(serving: Faces) -> None:
+    face = await serving(Limits(send_deadline=0.2))
+    for number in range(8):
+        face.engine.responses.batches.put_nowait([delta(number, "x" * 900_000)])
+    call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
+    async with asyncio.timeout(10):
+        await face.engine.responses.abandoned.wait()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            _ = [message async for message in call]
+    assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
+
+
+# What is offered
 
 
 async def test_reflection_lists_the_services(serving: Faces) -> None:
@@ -580,7 +747,8 @@ async def test_reflection_lists_the_services(serving: Faces) -> None:
             return set(ProtoReflectionDescriptorDatabase(channel).get_services())
 
     async with asyncio.timeout(10):
-        assert await asyncio.to_thread(listed) >= {NAME, "grpc.health.v1.Health"}
+        offered = await asyncio.to_thread(listed)
+    assert offered >= {NAME, grpc_conversations.NAME, "grpc.health.v1.Health"}
 
 
 async def test_health_on_this_port_follows_the_engine(serving: Faces) -> None:
@@ -592,15 +760,19 @@ async def test_health_on_this_port_follows_the_engine(serving: Faces) -> None:
         health_pb2.HealthCheckRequest.SerializeToString,
         health_pb2.HealthCheckResponse.FromString,
     )
-    sessions = health_pb2.HealthCheckRequest(service=NAME)
-    assert (await check(sessions)).status == health_pb2.HealthCheckResponse.SERVING
+    names = ("", NAME, grpc_conversations.NAME)
+    services = [health_pb2.HealthCheckRequest(service=name) for name in names]
+    for service in services:
+        assert (await check(service)).status == health_pb2.HealthCheckResponse.SERVING
     face.engine.ready = False
-    assert (await check(sessions)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    for service in services:
+        assert (await check(service)).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 # The server
 
 
+@pytest.mark.rule("HS-9")
 async def test_none_of_a_burst_of_streams_is_refused(serving: Faces) -> None:
     face = await serving()
     all_answered = asyncio.Barrier(1500)

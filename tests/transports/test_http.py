@@ -1,19 +1,23 @@
-"""What the port says to clients that do not ask for a WebSocket, or do not ask at all."""
+"""The port: what is no request, does not arrive, or asks for nothing that is there."""
 
 import asyncio
 import contextlib
 import json
 import socket
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from service.errors import Unauthenticated
 from service.keys import Anonymous
 from service.limits import Limits
 from tests.transports.conftest import Served
-from tests.transports.scripted import RawClient, ScriptedEngine, handshake
-from transports.http import Address, serve
+from tests.transports.scripted import RawClient, RecordingTransport, ScriptedEngine, handshake
+from transports.http import Address, configure, serve, wheel_for
 
 
 @pytest.fixture
@@ -21,6 +25,7 @@ def url(served: Served) -> str:
     return f"http://127.0.0.1:{served.port}"
 
 
+@pytest.mark.rule("HS-6")
 async def test_a_plain_get_is_told_to_upgrade(url: str) -> None:
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         for path in ("/v1/responses", "/responses"):
@@ -30,9 +35,10 @@ async def test_a_plain_get_is_told_to_upgrade(url: str) -> None:
             assert answer.json()["error"]["code"] == "upgrade_required"
 
 
+@pytest.mark.rule("HT-5")
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("DELETE", "/v1/responses"), ("GET", "/"), ("GET", "/v1/responses/"), ("POST", "/v1/x")],
+    [("DELETE", "/v1"), ("GET", "/"), ("GET", "/v1/responses/"), ("POST", "/v1/x")],
 )
 async def test_anything_else_is_not_found_in_the_apis_shape(
     url: str, method: str, path: str
@@ -43,26 +49,6 @@ async def test_anything_else_is_not_found_in_the_apis_shape(
     assert set(answer.json()["error"]) == {"type", "code", "message", "param"}
     assert answer.json()["error"]["code"] == "not_found"
     assert "server" not in answer.headers
-
-
-async def test_a_post_is_told_to_use_the_websocket(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        answer = await client.post("/v1/responses", json={"model": "m"})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "unsupported_transport"
-
-
-class NoKeyWillDo:
-    def tenant_of(self, authorization: str | None) -> str:
-        raise Unauthenticated
-
-
-@pytest.mark.parametrize("keys", [NoKeyWillDo()])
-async def test_a_post_without_a_key_is_told_so_first(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        answer = await client.post("/v1/responses", json={"model": "m"})
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
 async def test_a_websocket_may_follow_a_request_on_its_connection(served: Served) -> None:
@@ -76,6 +62,7 @@ async def test_a_websocket_may_follow_a_request_on_its_connection(served: Served
     await client.close()
 
 
+@pytest.mark.rule("HS-3")
 async def test_what_is_no_http_is_refused_in_json(served: Served) -> None:
     client = await RawClient.connect(served.port)
     client.writer.write(b"\x16\x03\x01 not http\r\n\r\n")
@@ -110,6 +97,67 @@ async def test_an_endless_head_is_refused(served: Served) -> None:
     client.writer.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 80_000)
     assert (await client.head()).startswith("HTTP/1.1 431 ")
     client.writer.transport.abort()
+
+
+class Unread:
+    """An answer of a megabyte whose client takes what it is given credit for: no socket, no clock."""
+
+    DEADLINE = 10.0
+
+    def __init__(self) -> None:
+        limits = Limits(send_deadline=self.DEADLINE)
+        self.wheel = wheel_for(limits)
+        self.transport = RecordingTransport()
+        self.transport.accepts = False
+        config = configure(self._answer, limits, self.wheel)
+        config.load()
+        factory = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
+        self.protocol: Any = factory(config, ServerState(), {})
+        self.answered = asyncio.Event()
+        self.now = asyncio.get_running_loop().time()
+
+    async def __aenter__(self) -> Self:
+        self.protocol.connection_made(self.transport)
+        self.protocol.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            await self.answered.wait()
+        self.protocol.tick(self.now)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.protocol.connection_lost(ConnectionResetError())
+        assert len(self.wheel) == 0
+
+    def reads(self, size: int, at: float) -> None:
+        self.transport.buffered -= size
+        self.protocol.tick(self.now + at)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(b"x" * 1_000_000)(scope, receive, send)
+        self.answered.set()
+
+
+async def test_a_client_that_reads_on_is_given_time() -> None:
+    async with Unread() as answer:
+        for step in range(1, 15):
+            answer.reads(65_536, at=step * 0.9 * answer.DEADLINE)
+        assert not answer.transport.aborted
+
+
+async def test_a_client_that_only_trickles_is_cut() -> None:
+    async with Unread() as answer:
+        for step in range(1, 10):
+            answer.reads(1_000, at=step * 0.1 * answer.DEADLINE)
+        assert not answer.transport.aborted
+        answer.reads(1_000, at=answer.DEADLINE)
+        assert answer.transport.aborted
+
+
+async def test_a_client_that_has_read_everything_is_left_alone() -> None:
+    async with Unread() as answer:
+        answer.reads(answer.transport.buffered, at=1)
+        answer.reads(0, at=2 * answer.DEADLINE)
+        assert not answer.transport.aborted
 
 
 async def test_an_address_that_is_taken_is_an_error_and_not_an_exit(served: Served) -> None:

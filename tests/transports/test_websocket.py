@@ -98,6 +98,7 @@ def frames_of(data: bytes) -> list[Frame]:
 
 
 class TestHandshake:
+    @pytest.mark.rule("HS-1")
     async def test_both_paths_any_query_and_any_beta_header_are_accepted(
         self, served: Served
     ) -> None:
@@ -105,6 +106,7 @@ class TestHandshake:
             async with served.connect(path, OpenAI_Beta="whatever=v9") as client:
                 await answers(client)
 
+    @pytest.mark.rule("HS-5")
     async def test_no_extension_no_subprotocol_and_no_model_are_agreed_on(
         self, served: Served
     ) -> None:
@@ -121,9 +123,11 @@ class TestHandshake:
             assert absent not in head
         await client.close()
 
+    @pytest.mark.rule("HS-3")
     async def test_another_path_is_not_found(self, served: Served) -> None:
         assert code_of(await turned_away(served, "/v1/other")) == (404, "not_found")
 
+    @pytest.mark.rule("HS-3", "HS-4")
     async def test_a_server_that_is_full_says_when_to_come_back(self, served: Served) -> None:
         served.engine.refusal = Overloaded("server_is_overloaded", "Too many connections.")
         refusal = await turned_away(served)
@@ -140,6 +144,7 @@ class TestHandshake:
         assert code_of(refusal) == (500, "server_error")
         assert b"NoneType" not in (refusal.response.body or b"")
 
+    @pytest.mark.rule("HS-3")
     @pytest.mark.parametrize(
         "request_bytes",
         [
@@ -174,6 +179,7 @@ class TestOrigin:
         async with served.connect(Origin=ORIGIN) as client:
             await answers(client)
 
+    @pytest.mark.rule("BR-1")
     @pytest.mark.parametrize("limits", [Limits(), Limits(allowed_origins=(ORIGIN,))])
     async def test_others_may_not(self, served: Served) -> None:
         others = [
@@ -209,10 +215,12 @@ class TestKeys:
     def keys(self, key: str, tmp_path: Path) -> KeyFile:
         return KeyFile.read(tmp_path / "keys")
 
+    @pytest.mark.rule("HS-2")
     async def test_a_key_says_whose_connection_it_is(self, served: Served, key: str) -> None:
         async with served.connect(Authorization=f"Bearer {key}"):
             assert (await served.engine.connected()).tenant == "acme"
 
+    @pytest.mark.rule("HS-2")
     async def test_a_wrong_key_and_none_get_the_same_answer(self, served: Served, key: str) -> None:
         answers = [
             await turned_away(served),
@@ -227,6 +235,7 @@ class TestKeys:
 
 
 class TestMessages:
+    @pytest.mark.rule("HS-7", "ER-3", "CX-3")
     @pytest.mark.parametrize(
         ("frame", "code"),
         [
@@ -255,6 +264,7 @@ class TestMessages:
         assert (await received(client))["delta"] == "other_json"
         await answers(client)
 
+    @pytest.mark.rule("HS-8")
     async def test_a_message_may_come_in_fragments_with_pings_between_them(
         self, served: Served
     ) -> None:
@@ -323,6 +333,7 @@ class TestMessages:
 
 
 class TestBounds:
+    @pytest.mark.rule("HS-8")
     @pytest.mark.parametrize("limits", [Limits(message_bytes=64 * KIB)])
     async def test_a_message_that_is_too_large_is_told_the_limit_before_the_end(
         self, served: Served, client: ClientConnection
@@ -381,6 +392,7 @@ class TestBounds:
         assert not wired.connection.received
         wired.lose()
 
+    @pytest.mark.rule("HS-10")
     async def test_a_close_inside_a_fragmented_message_is_answered_with_a_close(
         self, served: Served
     ) -> None:
@@ -449,6 +461,7 @@ class TestSending:
         assert len(frames_of(wired.written)) == 3
         wired.lose()
 
+    @pytest.mark.rule("LV-3")
     async def test_a_ping_is_answered_while_a_turn_streams(self, served: Served) -> None:
         served.engine.script = stream_until_closed
         async with served.connect() as client:
@@ -522,6 +535,7 @@ class TestFloods:
 
 
 class TestSlowReaders:
+    @pytest.mark.rule("LV-7")
     @pytest.mark.parametrize("limits", [Limits(outbound_bytes=32 * KIB, send_deadline=0.2)])
     async def test_one_is_cut_after_the_deadline_and_others_are_not_disturbed(
         self, served: Served
@@ -594,6 +608,7 @@ class TestSlowReaders:
 
 
 class TestDeadlines:
+    @pytest.mark.rule("LV-4")
     async def test_a_silent_client_is_asked_for_a_sign_of_life(self) -> None:
         wired = Wired(Limits(ping_interval=20, ping_timeout=10))
         wired.after(19)
@@ -702,6 +717,7 @@ class TestEnding:
         assert client.close_code == 1000
         assert await connection.ended() is Ending.GONE
 
+    @pytest.mark.rule("CX-4")
     @pytest.mark.parametrize("how", ["reset", "end of stream"])
     async def test_a_client_that_vanishes_in_a_turn_is_gone(self, served: Served, how: str) -> None:
         served.engine.script = stream_until_closed

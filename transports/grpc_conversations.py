@@ -1,0 +1,80 @@
+"""The gRPC face of conversations."""
+
+import grpc
+
+from service.conversations import Conversations
+from service.paging import Page
+from transports.grpc_calls import Unary, as_json
+from turnwire.v1 import conversation_service_pb2 as rpc
+
+NAME = rpc.DESCRIPTOR.services_by_name["ConversationService"].full_name
+
+
+class ConversationService:
+    """The calls of the contract, each one call of the engine's."""
+
+    def __init__(self, conversations: Conversations, unary: Unary) -> None:
+        self._conversations = conversations
+        self._unary = unary
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the calls, for a server to offer."""
+        unary = self._unary
+        calls = {
+            "CreateConversation": unary(rpc.CreateConversationRequest, self._create),
+            "GetConversation": unary(rpc.GetConversationRequest, self._get),
+            "UpdateConversation": unary(rpc.UpdateConversationRequest, self._update),
+            "DeleteConversation": unary(rpc.DeleteConversationRequest, self._delete),
+            "CreateItems": unary(rpc.CreateItemsRequest, self._create_items),
+            "ListItems": unary(rpc.ListItemsRequest, self._list_items),
+            "GetItem": unary(rpc.GetItemRequest, self._get_item),
+            "DeleteItem": unary(rpc.DeleteItemRequest, self._delete_item),
+        }
+        return grpc.method_handlers_generic_handler(NAME, calls)
+
+    async def _create(
+        self, tenant: str, request: rpc.CreateConversationRequest
+    ) -> rpc.CreateConversationResponse:
+        conversation = await self._conversations.create(tenant, as_json(request))
+        return rpc.CreateConversationResponse(conversation=conversation)
+
+    async def _get(
+        self, tenant: str, request: rpc.GetConversationRequest
+    ) -> rpc.GetConversationResponse:
+        conversation = await self._conversations.get(tenant, request.conversation_id)
+        return rpc.GetConversationResponse(conversation=conversation)
+
+    async def _update(
+        self, tenant: str, request: rpc.UpdateConversationRequest
+    ) -> rpc.UpdateConversationResponse:
+        conversation = await self._conversations.update(tenant, as_json(request))
+        return rpc.UpdateConversationResponse(conversation=conversation)
+
+    async def _delete(
+        self, tenant: str, request: rpc.DeleteConversationRequest
+    ) -> rpc.DeleteConversationResponse:
+        return await self._conversations.delete(tenant, request.conversation_id)
+
+    async def _create_items(
+        self, tenant: str, request: rpc.CreateItemsRequest
+    ) -> rpc.CreateItemsResponse:
+        added = await self._conversations.add_items(tenant, as_json(request))
+        return rpc.CreateItemsResponse(list=added)
+
+    async def _list_items(
+        self, tenant: str, request: rpc.ListItemsRequest
+    ) -> rpc.ListItemsResponse:
+        page = Page(request.after, request.limit, request.order)
+        items = await self._conversations.items(tenant, request.conversation_id, page)
+        return rpc.ListItemsResponse(list=items)
+
+    async def _get_item(self, tenant: str, request: rpc.GetItemRequest) -> rpc.GetItemResponse:
+        item = await self._conversations.item(tenant, request.conversation_id, request.item_id)
+        return rpc.GetItemResponse(item=item)
+
+    async def _delete_item(
+        self, tenant: str, request: rpc.DeleteItemRequest
+    ) -> rpc.DeleteItemResponse:
+        names = (request.conversation_id, request.item_id)
+        conversation = await self._conversations.delete_item(tenant, *names)
+        return rpc.DeleteItemResponse(conversation=conversation)
