@@ -1,22 +1,24 @@
 """The rows: one client per transport, all of one shape."""
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 import grpc
+import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from service.engine import Connection
+from service.connection import Connection
 from service.errors import Ending, SessionError
 from tests.conformance.server import Server
 from transports.status import STATUS, Status
 from turnwire import json_codec
 from turnwire.delta import Event, to_message
-from turnwire.v1 import events_pb2
+from turnwire.v1 import events_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 from turnwire.v1 import session_service_pb2_grpc as stubs
 
@@ -30,7 +32,7 @@ class Ended(Exception):
 
 
 class Client(Protocol):
-    """One connection."""
+    """One connection, or what comes closest where there is none."""
 
     async def send(self, event: events_pb2.ClientEvent) -> None: ...
 
@@ -151,6 +153,76 @@ async def over_grpc(server: Server, key: str) -> AsyncIterator[Client]:
         call.cancel()
 
 
+class Http:
+    """Server-sent events: a request a turn. Nothing joins the requests but the key."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._turns: set[asyncio.Task[None]] = set()
+        self._received: asyncio.Queue[events_pb2.ServerEvent | BaseException] = asyncio.Queue()
+
+    async def send(self, event: events_pb2.ClientEvent) -> None:
+        assert event.HasField("create"), "HTTP has no other events: mark the test 'connection'"
+        body = responses_pb2.CreateResponse()
+        body.CopyFrom(event.create)
+        body.stream = True
+        turn = asyncio.create_task(self._turn(json_codec.encode(body)))
+        self._turns.add(turn)
+        turn.add_done_callback(self._over)
+
+    async def receive(self) -> events_pb2.ServerEvent:
+        received = await self._received.get()
+        if isinstance(received, BaseException):
+            raise received
+        return received
+
+    async def vanish(self) -> None:
+        turns = tuple(self._turns)
+        for turn in turns:
+            turn.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
+
+    async def _turn(self, body: bytes) -> None:
+        async with self._client.stream("POST", "/responses", content=body) as answer:
+            if answer.status_code != 200:
+                self._received.put_nowait(_refused(answer.status_code, await answer.aread()))
+                return
+            async for data in _data(answer):
+                self._received.put_nowait(json_codec.decode(events_pb2.ServerEvent, data))
+
+    def _over(self, turn: asyncio.Task[None]) -> None:
+        self._turns.discard(turn)
+        if not turn.cancelled() and (failure := turn.exception()):
+            self._received.put_nowait(failure)
+
+
+async def _data(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield what the events of a stream say, without signs of life and the mark of its end."""
+    unread = b""
+    async for part in answer.aiter_bytes():
+        *frames, unread = (unread + part).split(b"\n\n")
+        for frame in frames:
+            data = frame.partition(b"\ndata: ")[2]
+            if data:
+                yield data
+
+
+def _refused(status: int, body: bytes) -> events_pb2.ServerEvent:
+    """Return a refusal as the event that it would have been on a connection."""
+    event = {"type": "error", "status": status, **json.loads(body)}
+    return json_codec.decode(events_pb2.ServerEvent, json.dumps(event))
+
+
+@asynccontextmanager
+async def http(server: Server, key: str) -> AsyncIterator[Client]:
+    base = server.websocket_url.replace("ws://", "http://").removesuffix("/responses")
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=base, headers=headers, trust_env=False) as client:
+        row = Http(client)
+        yield row
+        await row.vanish()
+
+
 def _ended(error: grpc.aio.AioRpcError) -> Ended:
     code = error.code()
     return Ended(_endings(lambda status: status.grpc_code == code))
@@ -164,4 +236,5 @@ ROWS: dict[str, Connect] = {
     "in-process": in_process,
     "websocket": websocket,
     "grpc": over_grpc,
+    "http": http,
 }

@@ -14,6 +14,23 @@ from tests.conformance.server import Server, serving
 Talk = Callable[..., AbstractAsyncContextManager[Conversation]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what cannot be asked of HTTP: tests of what only a connection has are marked so."""
+    items[:] = [item for item in items if not (_needs_connection(item) and _is_over_http(item))]
+
+
+def _needs_connection(item: pytest.Item) -> bool:
+    return item.get_closest_marker("connection") is not None
+
+
+def _is_over_http(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and _params(item).get("connect") == "http"
+
+
+def _params(item: pytest.Function) -> dict[str, object]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
 @pytest.fixture(params=ROWS)
 def connect(request: pytest.FixtureRequest) -> Connect:
     return ROWS[request.param]

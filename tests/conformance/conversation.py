@@ -1,4 +1,7 @@
-"""What tests say and hear over a connection, whatever carries it."""
+"""What tests say and hear over a connection, whatever carries it.
+
+Every event that is heard is checked against the protocol's fields: each test is a test of the schema.
+"""
 
 import asyncio
 import json
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.conformance.clients import Client
+from tests.conformance.schema.fields import PROTOCOL
 from turnwire import json_codec
 from turnwire.v1 import events_pb2, responses_pb2
 
@@ -56,7 +60,9 @@ class Conversation:
 
     async def receive(self) -> events_pb2.ServerEvent:
         async with asyncio.timeout(WAIT):
-            return await self.client.receive()
+            event = await self.client.receive()
+        assert PROTOCOL.event_faults(json.loads(json_codec.encode(event))) == []
+        return event
 
     async def hear(self) -> Heard:
         """Receive up to the end of a turn, or a refusal."""

@@ -1,6 +1,5 @@
 """A whole service on free ports, with the simulator behind it and two tenants in front."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,13 +10,10 @@ from prometheus_client import CollectorRegistry
 import transports.grpc
 import transports.http
 from service.backends import Backend
-from service.cache import Bounds, NodeCache
-from service.engine import Engine, EngineLimits
+from service.engine import Engine, EngineLimits, Policies
 from service.keys import KeyFile, Keys, new_key
 from service.limits import Limits
-from service.metrics import Metrics
-from service.router import Router
-from service.store.memory import MemoryStore
+from tests.engines import engine_of
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,17 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    backend: Backend, folder: Path, limits: EngineLimits | None = None
+    backend: Backend,
+    folder: Path,
+    limits: EngineLimits | None = None,
+    policies: Policies | None = None,
 ) -> AsyncIterator[Server]:
     (alice, one), (bob, two) = new_key("alice"), new_key("bob")
     (folder / "keys").write_text(f"{one}\n{two}\n")
     keys = KeyFile.read(folder / "keys")
     registry = CollectorRegistry()
-    store = MemoryStore(NodeCache(Bounds(budget=1 << 26), time.monotonic))
     await backend.start()
-    engine = Engine(Router([backend]), store, Metrics(registry), limits or EngineLimits())
+    engine = engine_of(backend, limits, policies, registry)
     http = await transports.http.serve(
         engine, keys, Limits(), transports.http.Address("127.0.0.1", 0)
     )

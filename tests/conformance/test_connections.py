@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.backends.simulator.backend import Simulator, Speed
+from service.connection import ConnectionLimits
 from service.engine import EngineLimits
 from service.errors import Ending
 from service.limits import TurnLimits
@@ -23,6 +24,8 @@ async def quiet(simulator: Simulator) -> None:
             await asyncio.sleep(0)
 
 
+@pytest.mark.rule("LN-1", "LN-3", "EV-2")
+@pytest.mark.connection
 async def test_turns_of_the_default_lane_follow_each_other(talk: Talk) -> None:
     async with talk() as chat:
         for number in range(5):
@@ -32,6 +35,8 @@ async def test_turns_of_the_default_lane_follow_each_other(talk: Talk) -> None:
     assert not any(event.HasField("stream_id") for heard in answers for event in heard)
 
 
+@pytest.mark.rule("LN-2", "EV-1")
+@pytest.mark.connection
 async def test_lanes_run_side_by_side_and_keep_their_own_numbers(talk: Talk) -> None:
     lanes = [f"lane-{number}" for number in range(16)]
     async with talk() as chat:
@@ -43,6 +48,8 @@ async def test_lanes_run_side_by_side_and_keep_their_own_numbers(talk: Talk) -> 
         assert turn.kinds[-1] == "completed"
 
 
+@pytest.mark.rule("LN-2", "EV-2")
+@pytest.mark.connection
 async def test_a_lane_that_is_stuck_holds_up_no_other(talk: Talk) -> None:
     async with talk() as chat:
         await chat.send(input="#sim text 1 ; stall 3600", stream_id="stuck")
@@ -53,12 +60,16 @@ async def test_a_lane_that_is_stuck_holds_up_no_other(talk: Talk) -> None:
     assert heard.text == "hello"
 
 
+@pytest.mark.rule("ER-2")
+@pytest.mark.connection
 async def test_a_refusal_goes_to_the_lane_that_asked(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.ask(stream_id="a", model="gpt-0")
         assert heard[0].stream_id == "a"
 
 
+@pytest.mark.rule("LN-7", "ER-2")
+@pytest.mark.connection
 async def test_a_lane_with_a_bad_name_is_refused_without_one(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.ask(stream_id="not good")
@@ -66,6 +77,8 @@ async def test_a_lane_with_a_bad_name_is_refused_without_one(talk: Talk) -> None
         assert not heard[0].HasField("stream_id")
 
 
+@pytest.mark.rule("LN-6")
+@pytest.mark.connection
 async def test_one_lane_too_many_is_refused(talk: Talk) -> None:
     async with talk() as chat:
         for number in range(32):
@@ -76,6 +89,7 @@ async def test_one_lane_too_many_is_refused(talk: Talk) -> None:
         assert (await chat.ask()).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-10", "CX-4")
 async def test_a_client_that_vanishes_stops_its_model(
     talk: Talk, server: Server, simulator: Simulator
 ) -> None:
@@ -86,7 +100,7 @@ async def test_a_client_that_vanishes_stops_its_model(
         await chat.client.vanish()
         await quiet(simulator)
     assert simulator.cancelled == 1
-    transports = ("in-process", "websocket", "grpc")
+    transports = ("in-process", "websocket", "grpc", "http")
     cancelled = [
         server.sample("turnwire_turns_total", transport=name, outcome="cancelled")
         for name in transports
@@ -98,6 +112,8 @@ async def test_a_client_that_vanishes_stops_its_model(
     assert (sum(cancelled), sum(aborted), sum(inflight)) == (1, 1, 0)
 
 
+@pytest.mark.rule("SS-10")
+@pytest.mark.connection
 async def test_a_client_that_vanishes_takes_its_waiting_turns_along(
     talk: Talk, simulator: Simulator
 ) -> None:
@@ -110,6 +126,8 @@ async def test_a_client_that_vanishes_takes_its_waiting_turns_along(
     assert simulator.cancelled == 1
 
 
+@pytest.mark.rule("SS-10")
+@pytest.mark.connection
 async def test_a_client_that_vanishes_stops_a_turn_that_had_waited(
     talk: Talk, simulator: Simulator
 ) -> None:
@@ -123,6 +141,8 @@ async def test_a_client_that_vanishes_stops_a_turn_that_had_waited(
     assert simulator.cancelled == 1
 
 
+@pytest.mark.rule("LV-6")
+@pytest.mark.connection
 async def test_draining_lets_turns_finish_and_then_says_goodbye(
     tmp_path: Path, connect: Connect
 ) -> None:
@@ -142,6 +162,8 @@ async def test_draining_lets_turns_finish_and_then_says_goodbye(
         await draining
 
 
+@pytest.mark.rule("LV-6")
+@pytest.mark.connection
 async def test_draining_at_once_ends_even_what_has_not_begun(
     server: Server, connect: Connect
 ) -> None:
@@ -156,6 +178,8 @@ async def test_draining_at_once_ends_even_what_has_not_begun(
         assert Ending.DRAIN in ended.value.endings
 
 
+@pytest.mark.rule("LV-6")
+@pytest.mark.connection
 async def test_draining_cuts_what_takes_too_long_and_tells_its_client(
     tmp_path: Path, connect: Connect
 ) -> None:
@@ -176,13 +200,14 @@ async def test_draining_cuts_what_takes_too_long_and_tells_its_client(
 async def impatient(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Server]:
     limits = EngineLimits(
         turn=TurnLimits(keepalive=0.02, stall=0.2),
-        session=SessionLimits(waiting=1),
-        connection_age=1.0,
+        connection=ConnectionLimits(session=SessionLimits(waiting=1), age=1.0),
     )
     async with serving(simulator, tmp_path, limits) as started:
         yield started
 
 
+@pytest.mark.rule("LV-1", "LV-2")
+@pytest.mark.connection
 async def test_a_silent_model_keeps_its_client_informed_and_fails_in_the_end(
     impatient: Server, connect: Connect
 ) -> None:
@@ -190,9 +215,12 @@ async def test_a_silent_model_keeps_its_client_informed_and_fails_in_the_end(
         heard = await Conversation(client).sim("text 1 ; stall 3600")
     assert heard.kinds.count("keepalive") >= 2
     assert heard.kinds[-1] == "failed"
-    assert [event.sequence_number for event in heard] == list(range(len(heard)))
+    numbered = [event.sequence_number for event in heard if not event.HasField("keepalive")]
+    assert numbered == list(range(len(numbered)))
 
 
+@pytest.mark.rule("LV-1", "LV-2")
+@pytest.mark.connection
 async def test_a_warm_up_that_hangs_keeps_its_client_informed_and_fails_in_the_end(
     tmp_path: Path, connect: Connect
 ) -> None:
@@ -205,6 +233,8 @@ async def test_a_warm_up_that_hangs_keeps_its_client_informed_and_fails_in_the_e
     assert heard.kinds[-1] == "failed"
 
 
+@pytest.mark.rule("LN-5")
+@pytest.mark.connection
 async def test_more_waiting_turns_than_allowed_are_refused(
     impatient: Server, connect: Connect
 ) -> None:
@@ -217,6 +247,8 @@ async def test_more_waiting_turns_than_allowed_are_refused(
     assert heard.error.status == 429
 
 
+@pytest.mark.rule("LV-5")
+@pytest.mark.connection
 async def test_an_old_connection_is_told_to_reconnect(impatient: Server, connect: Connect) -> None:
     async with connect(impatient, impatient.alice) as client:
         chat = Conversation(client)

@@ -13,7 +13,8 @@ from tests.conformance.server import Server
 from turnwire import json_codec
 
 
-@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.rule("SS-1")
+@pytest.mark.parametrize("store", [True, pytest.param(False, marks=pytest.mark.connection)])
 async def test_a_turn_continues_another_and_carries_only_what_is_new(
     talk: Talk, store: bool
 ) -> None:
@@ -28,6 +29,8 @@ async def test_a_turn_continues_another_and_carries_only_what_is_new(
     assert third.response.settings.store is store
 
 
+@pytest.mark.rule("SS-5")
+@pytest.mark.connection
 async def test_a_conversation_can_be_forked_at_any_held_response(talk: Talk) -> None:
     async with talk() as chat:
         root = await chat.ask(store=False)
@@ -38,6 +41,7 @@ async def test_a_conversation_can_be_forked_at_any_held_response(talk: Talk) -> 
     assert right.kinds[-1] == deeper.kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-2")
 async def test_what_is_not_stored_dies_with_its_connection(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask(store=False)
@@ -49,6 +53,7 @@ async def test_what_is_not_stored_dies_with_its_connection(talk: Talk) -> None:
         assert (await chat.ask()).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-3")
 async def test_what_is_stored_outlives_its_connection(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask("remember")
@@ -57,6 +62,7 @@ async def test_what_is_stored_outlives_its_connection(talk: Talk) -> None:
     assert second.response.usage.input_tokens_details.cached_tokens > 0
 
 
+@pytest.mark.rule("SS-3")
 @pytest.mark.parametrize(("begun", "continued"), [*itertools.permutations(ROWS, 2)])
 async def test_begun_on_one_transport_it_continues_on_another(
     server: Server, begun: str, continued: str
@@ -70,6 +76,7 @@ async def test_begun_on_one_transport_it_continues_on_another(
     assert second.text == "42"
 
 
+@pytest.mark.rule("SS-4")
 async def test_a_strangers_response_is_as_absent_as_one_that_never_was(
     talk: Talk, server: Server
 ) -> None:
@@ -85,18 +92,21 @@ async def test_a_strangers_response_is_as_absent_as_one_that_never_was(
     assert foreign == absent
 
 
+@pytest.mark.rule("RV-4", "SS-4")
 async def test_what_is_deleted_can_no_longer_be_continued_anywhere(
     talk: Talk, server: Server
 ) -> None:
     async with talk() as chat:
         first = await chat.ask()
-        await server.engine.delete("alice", first.id)
+        await server.engine.responses.delete("alice", first.id)
         with pytest.raises(NotFound):
-            await server.engine.get("alice", first.id)
+            await server.engine.responses.get("alice", first.id)
         heard = await chat.ask(previous_response_id=first.id)
         assert heard.error.error.code == "previous_response_not_found"
 
 
+@pytest.mark.rule("SS-8")
+@pytest.mark.connection
 async def test_what_was_said_unstored_is_never_stored_later(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask(store=False)
@@ -106,6 +116,7 @@ async def test_what_was_said_unstored_is_never_stored_later(talk: Talk) -> None:
         assert refused.error.error.param == "store"
 
 
+@pytest.mark.rule("CR-9", "CX-2")
 async def test_a_conversation_replayed_in_full_just_works(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.sim("reasoning 2 ; call f {}")
@@ -119,6 +130,8 @@ async def test_a_conversation_replayed_in_full_just_works(talk: Talk) -> None:
         assert (await chat.ask(input=items + items)).text == "42"
 
 
+@pytest.mark.rule("SS-6")
+@pytest.mark.connection
 async def test_a_failed_turn_evicts_the_parent_it_named(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask(store=False)
@@ -128,6 +141,8 @@ async def test_a_failed_turn_evicts_the_parent_it_named(talk: Talk) -> None:
         assert heard.error.error.code == "previous_response_not_found"
 
 
+@pytest.mark.rule("CR-8", "SS-6")
+@pytest.mark.connection
 async def test_a_refused_output_evicts_the_parent_too(talk: Talk) -> None:
     orphan = {"type": "function_call_output", "call_id": "nope", "output": ""}
     async with talk() as chat:
@@ -137,6 +152,7 @@ async def test_a_refused_output_evicts_the_parent_too(talk: Talk) -> None:
         assert heard.error.error.code == "previous_response_not_found"
 
 
+@pytest.mark.rule("SS-6")
 async def test_a_stored_parent_survives_a_failed_turn(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask()
@@ -144,6 +160,8 @@ async def test_a_stored_parent_survives_a_failed_turn(talk: Talk) -> None:
         assert (await chat.ask(previous_response_id=first.id)).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-7")
+@pytest.mark.connection
 async def test_a_fork_that_fails_leaves_the_lane_it_came_from(talk: Talk) -> None:
     async with talk() as chat:
         first = await chat.ask(store=False, stream_id="main")
@@ -152,6 +170,7 @@ async def test_a_fork_that_fails_leaves_the_lane_it_came_from(talk: Talk) -> Non
         assert heard.kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-9")
 async def test_a_failed_response_is_no_parent(talk: Talk) -> None:
     async with talk() as chat:
         failed = await chat.sim("fail server_error")
@@ -159,6 +178,7 @@ async def test_a_failed_response_is_no_parent(talk: Talk) -> None:
         assert heard.error.error.code == "previous_response_not_found"
 
 
+@pytest.mark.rule("CR-10", "SS-4", "ER-4")
 @pytest.mark.parametrize("unknown", ["", "resp_", "x" * 5000, "resp_ünïcödé"])
 async def test_a_parent_that_never_was_is_not_found(talk: Talk, unknown: str) -> None:
     async with talk() as chat:
@@ -168,6 +188,8 @@ async def test_a_parent_that_never_was_is_not_found(talk: Talk, unknown: str) ->
         assert (await chat.ask(previous_response_id=None)).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("CR-11")
+@pytest.mark.connection
 async def test_a_warm_up_says_two_things_and_can_be_continued(talk: Talk) -> None:
     async with talk() as chat:
         warm = await chat.ask("prefix " * 100, generate=False, store=False)
@@ -178,12 +200,15 @@ async def test_a_warm_up_says_two_things_and_can_be_continued(talk: Talk) -> Non
         assert heard.response.usage.input_tokens_details.cached_tokens > 100
 
 
+@pytest.mark.rule("CR-11", "CX-1")
 async def test_a_warm_up_without_input_can_be_continued(talk: Talk) -> None:
     async with talk() as chat:
         warm = await chat.ask(input=[], generate=False)
         assert (await chat.ask(previous_response_id=warm.id)).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("SS-1", "EV-10")
+@pytest.mark.connection
 async def test_a_tool_loop_of_twenty_turns_prefills_only_what_is_new(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("call f {}", store=False)

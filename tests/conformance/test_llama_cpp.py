@@ -38,6 +38,8 @@ async def llama(weights: Path, tmp_path: Path) -> AsyncIterator[Server]:
         yield started
 
 
+@pytest.mark.rule("SS-1")
+@pytest.mark.connection
 async def test_a_tool_loop_prefills_only_what_is_new(llama: Server, connect: Connect) -> None:
     async with connect(llama, llama.alice) as client:
         chat = Conversation(client)
@@ -73,9 +75,10 @@ async def test_a_tool_loop_prefills_only_what_is_new(llama: Server, connect: Con
     assert sum(cached) > 2 * sum(computed)
 
 
+@pytest.mark.rule("SS-10")
 async def test_a_client_that_vanishes_stops_llama_cpp(llama: Server, connect: Connect) -> None:
     name = "turnwire_turn_abort_seconds_count"
-    transports = ("in-process", "websocket", "grpc")
+    transports = ("in-process", "websocket", "grpc", "http")
     async with connect(llama, llama.alice) as client:
         chat = Conversation(client)
         await chat.send(

@@ -8,6 +8,7 @@ from tests.conformance.conftest import Talk
 from turnwire import json_codec
 
 
+@pytest.mark.rule("EV-1", "EV-3")
 async def test_text_is_streamed_in_the_protocols_order(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("text 2")
@@ -26,6 +27,7 @@ async def test_text_is_streamed_in_the_protocols_order(talk: Talk) -> None:
     assert [event.sequence_number for event in heard] == list(range(10))
 
 
+@pytest.mark.rule("EV-7")
 async def test_deltas_add_up_to_the_answer(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.ask('the quick brown fox — ünïcödé 🦊 "quotes" \\ \n newline')
@@ -33,6 +35,7 @@ async def test_deltas_add_up_to_the_answer(talk: Talk) -> None:
     assert deltas == heard.text == 'the quick brown fox — ünïcödé 🦊 "quotes" \\ \n newline'
 
 
+@pytest.mark.rule("EV-6", "EV-9")
 async def test_what_was_done_is_what_the_response_holds(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("reasoning 3 ; text 2 ; call f {} ; custom g x")
@@ -42,6 +45,7 @@ async def test_what_was_done_is_what_the_response_holds(talk: Talk) -> None:
     assert kinds == ["reasoning", "message", "function_call", "custom_tool_call"]
 
 
+@pytest.mark.rule("EV-5", "EV-7")
 async def test_arguments_are_streamed_and_then_told_whole(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim('call add {"a": 1, "b": [2, 3], "c": "a longer text"}')
@@ -51,6 +55,7 @@ async def test_arguments_are_streamed_and_then_told_whole(talk: Talk) -> None:
     assert call.call_id.startswith("call_")
 
 
+@pytest.mark.rule("EV-3")
 async def test_a_refusal_is_a_part_of_its_own(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("refuse I would rather not")
@@ -64,6 +69,7 @@ async def test_a_refusal_is_a_part_of_its_own(talk: Talk) -> None:
     assert part.refusal.refusal == "I would rather not"
 
 
+@pytest.mark.rule("CR-14", "EV-11")
 async def test_an_answer_cut_short_is_incomplete(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("text 50", max_output_tokens=5)
@@ -73,6 +79,7 @@ async def test_an_answer_cut_short_is_incomplete(talk: Talk) -> None:
         assert (await chat.ask(previous_response_id=heard.id)).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("EV-1", "EV-12")
 async def test_a_model_server_that_fails_is_how_the_turn_ended(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("fail rate_limit_exceeded after 3 words")
@@ -82,6 +89,7 @@ async def test_a_model_server_that_fails_is_how_the_turn_ended(talk: Talk) -> No
         assert (await chat.ask()).kinds[-1] == "completed"
 
 
+@pytest.mark.rule("RO-2", "RO-3", "CR-3")
 async def test_the_response_echoes_its_request_with_defaults(talk: Talk) -> None:
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
     async with talk() as chat:
@@ -106,6 +114,7 @@ async def test_the_response_echoes_its_request_with_defaults(talk: Talk) -> None
     assert heard[0].created.response.settings == settings
 
 
+@pytest.mark.rule("RO-4")
 async def test_usage_is_told_when_the_turn_has_ended(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.sim("text 7")
@@ -115,6 +124,7 @@ async def test_usage_is_told_when_the_turn_has_ended(talk: Talk) -> None:
     assert usage.total_tokens == usage.input_tokens + 7
 
 
+@pytest.mark.rule("CR-3", "CR-4")
 async def test_unknown_members_tools_and_items_are_no_reason_to_refuse(talk: Talk) -> None:
     async with talk() as chat:
         heard = await chat.ask(
@@ -130,14 +140,22 @@ async def test_unknown_members_tools_and_items_are_no_reason_to_refuse(talk: Tal
     assert heard.kinds[-1] == "completed"
 
 
+@pytest.mark.rule("CR-1", "CR-7", "CR-8", "CR-13", "ER-1", "ER-3")
 @pytest.mark.parametrize(
     ("members", "code", "param"),
     [
         ({"model": "gpt-0"}, "model_not_found", "model"),
         ({"model": None}, "missing_required_parameter", "model"),
-        ({"background": True}, "unsupported_parameter", "background"),
-        ({"type": "response.dance"}, "unknown_event_type", "type"),
-        ({"type": None}, "unknown_event_type", "type"),
+        pytest.param(
+            {"background": True},
+            "unsupported_parameter",
+            "background",
+            marks=pytest.mark.connection,
+        ),
+        pytest.param(
+            {"type": "response.dance"}, "unknown_event_type", "type", marks=pytest.mark.connection
+        ),
+        pytest.param({"type": None}, "unknown_event_type", "type", marks=pytest.mark.connection),
         ({"metadata": {"k": "v" * 513}}, "invalid_value", "metadata"),
         (
             {"input": [{"type": "function_call_output", "call_id": "nope", "output": ""}]},
@@ -155,10 +173,3 @@ async def test_a_refusal_names_what_is_wrong_and_the_connection_lives_on(
         assert heard.error.status == 400
         assert (heard.error.error.code, heard.error.error.param) == (code, param)
         assert (await chat.ask()).kinds[-1] == "completed"
-
-
-async def test_steering_is_refused_in_its_own_words(talk: Talk) -> None:
-    async with talk() as chat:
-        await chat.send(type="response.steer", previous_response_id="resp_1", input="left")
-        heard = await chat.hear_until("steer_failed")
-    assert heard[0].steer_failed.error.code == "steering_not_supported"
