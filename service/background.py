@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from service.connection import Connection
-from service.errors import Ending, Refusal, SessionError
+from service.errors import Ending, Overloaded, Refusal, SessionError
 from turnwire.delta import Delta, Event
 from turnwire.v1 import events_pb2, responses_pb2
 
@@ -37,6 +37,8 @@ class Background:
 
     def end(self, error: SessionError) -> None:
         """End, as the engine does."""
+        if not self._begun.done():
+            self._begun.set_exception(Overloaded("server_is_overloaded", error.message))
         self.connection.close(error.ending)
 
     def _look_at(self, event: events_pb2.ServerEvent) -> None:

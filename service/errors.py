@@ -10,6 +10,7 @@ Anything else that escapes is a defect.
 
 import enum
 import json
+from collections.abc import Mapping
 
 from turnwire.json_codec import InvalidJson
 from turnwire.v1 import events_pb2
@@ -20,6 +21,8 @@ class Refusal(Exception):
 
     status = 400
     type = "invalid_request_error"
+    headers: Mapping[str, str] = {}
+    """What HTTP would say in headers."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -39,14 +42,24 @@ class Refusal(Exception):
         param = error.param if error.HasField("param") else None
         refusal = cls(error.code, error.message, param)
         refusal.status, refusal.type = event.status, error.type
+        refusal.headers = dict(event.headers)
         return refusal
 
     def event(self) -> events_pb2.ServerEvent:
-        """Say it as the protocol does. `status` is always set: some clients ignore errors without it."""
+        """Say it as the protocol does.
+
+        `status` is always set: some clients ignore errors without it. The headers stand in both
+        places that clients look in.
+        """
         detail = events_pb2.ErrorDetail(
-            type=self.type, code=self.code, message=self.message, param=self.param
+            type=self.type,
+            code=self.code,
+            message=self.message,
+            param=self.param,
+            headers=self.headers,
         )
-        return events_pb2.ServerEvent(error=events_pb2.ErrorEvent(status=self.status, error=detail))
+        event = events_pb2.ErrorEvent(status=self.status, error=detail, headers=self.headers)
+        return events_pb2.ServerEvent(error=event)
 
     def body(self) -> bytes:
         """Say it as the JSON body of an HTTP answer."""
@@ -63,6 +76,7 @@ class Unauthenticated(Refusal):
     """No key, or one that is not known. Says the same for both."""
 
     status = 401
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
     def __init__(self) -> None:
         super().__init__(
@@ -92,6 +106,7 @@ class RateLimited(Refusal):
     """The client asks for more than it may have at once."""
 
     status = 429
+    headers: Mapping[str, str] = {"retry-after": "1"}
 
     def __init__(self, message: str) -> None:
         super().__init__("rate_limit_exceeded", message)
@@ -124,6 +139,7 @@ class Overloaded(Refusal):
 
     status = 503
     type = "server_error"
+    headers: Mapping[str, str] = {"retry-after": "5"}
 
 
 _CALLERS_FAULT = {"invalid_prompt", "context_length_exceeded"}

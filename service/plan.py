@@ -15,7 +15,6 @@ from service.metrics import TransportMetrics
 from service.moderation import Screening
 from service.request import Request
 from turnwire.delta import Event
-from turnwire.v1 import items_pb2
 
 if TYPE_CHECKING:
     from service.run import Run

@@ -106,6 +106,10 @@ def understand(
     settings = create.settings
     anew = any(item.HasField("compaction") for item in items)
     before = None if anew else parent
+    store = is_stored(settings, parent)
+    if settings.background and not store:
+        message = "'background' needs a response that is stored: it could not be retrieved otherwise."
+        raise Refusal("invalid_value", message, "store")
     _check_ranges(settings)
     check_metadata(settings.metadata)
     return Request(
@@ -117,7 +121,7 @@ def understand(
         added_tools=tools_with(legible, before.tools if before else ()),
         include=frozenset(create.include),
         moderation=create.moderation if create.HasField("moderation") else None,
-        store=is_stored(settings, parent),
+        store=store,
         generate=not _is_warm_up(create),
         pending_calls=pending_calls(before.pending_calls if before else frozenset(), legible),
         extra_json=create.extra_json,

@@ -150,7 +150,7 @@ async def _followed(run: Run, after: int) -> AsyncGenerator[Sequence[Event], Non
         async for batch in _told(so_far, after):
             yield batch
         while events := await follower.take():
-            yield [_bare(event) for event in events if event.sequence_number > after]
+            yield [_bare(event) for event in events if _is_news(event, after)]
     finally:
         follower.leave()
 
@@ -163,6 +163,13 @@ async def _told(
     while batch := list(itertools.islice(wanted, _TOLD_AT_ONCE)):
         yield batch
         await asyncio.sleep(0)
+
+
+def _is_news(event: Event, after: int) -> bool:
+    """Whether an event comes after a number, or has none: then the client is to hear it now or never."""
+    if isinstance(event, events_pb2.ServerEvent) and not event.HasField("sequence_number"):
+        return True
+    return event.sequence_number > after
 
 
 def _bare(event: Event) -> Event:

@@ -58,7 +58,7 @@ class Run:
 
     def keepalive(self) -> None:
         """Say that the turn still runs."""
-        self.tell(events_pb2.ServerEvent(keepalive=events_pb2.Keepalive()))
+        self.deliver([self.turn.keepalive()])
 
     def steer(self) -> None:
         """End the turn at its next safe boundary."""

@@ -158,7 +158,9 @@ def _stores(config: Config, metrics: Metrics) -> Stores:
             _cache(NodeCache, _bounds(config, config.store_bytes), metrics, "store")
         ),
         conversations=MemoryConversations(
-            _cache(SegmentCache, _bounds(config, config.conversations_bytes), metrics, "conversations")
+            _cache(
+                SegmentCache, _bounds(config, config.conversations_bytes), metrics, "conversations"
+            )
         ),
     )
 

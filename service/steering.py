@@ -77,6 +77,8 @@ def refused(event: events_pb2.SteerResponse, code: Failure) -> events_pb2.Server
     steer = events_pb2.Steer(previous_response_id=event.previous_response_id, input=event.input)
     if event.HasField("input_text"):
         steer.input_text = event.input_text
+    elif not event.input:
+        steer.extra_json = '{"input":[]}'  # given back as it came, not left out
     error = events_pb2.ErrorDetail(type="invalid_request_error", code=code, message=_MESSAGES[code])
     failed = events_pb2.SteerFailed(steer=steer, error=error)
     return events_pb2.ServerEvent(sequence_number=0, steer_failed=failed)

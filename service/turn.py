@@ -54,6 +54,8 @@ class Turn:
         self.finished: Finished | None = None
         """What the model server said last; None until it has said it."""
         self.stopped: Stop | None = None
+        self.broken: ModelError | None = None
+        """Why the turn has to fail, once all that could be told is."""
         self._stream_id = stream_id
         self._number = 0
         self._steered = False
@@ -82,21 +84,23 @@ class Turn:
         return [*self._opened(), self._snapshot("in_progress")]
 
     def produced(self, batch: Sequence[Produced]) -> list[Event]:
-        """Tell what the model produced. Raises `ModelError` if it makes no sense."""
+        """Tell what the model produced, as far as it makes sense: `broken` says what does not."""
         events: list[Event] = []
-        for piece in batch:
-            stream = self._stream
-            if stream is not None and type(piece) is stream.grows_by:
-                text: str = piece.text  # type: ignore[union-attr]  # whatever grows has text
-                stream.pieces.append(text)
-                events.append(Delta(stream.source, self._number, text))
-                self._number += 1
-            elif not self.over or isinstance(piece, Finished):
-                self._turn_to(piece, events)
+        try:
+            self._add(batch, events)
+        except ModelError as error:
+            self.broken = error
         return events
 
+    def keepalive(self) -> events_pb2.ServerEvent:
+        """Say that the turn still runs. That is no event of the response: it has no number."""
+        event = events_pb2.ServerEvent(keepalive=events_pb2.Keepalive())
+        if self._stream_id is not None:
+            event.stream_id = self._stream_id
+        return event
+
     def aside(self, event: events_pb2.ServerEvent) -> events_pb2.ServerEvent:
-        """Number an event that is not part of the output: a keepalive, an answer to a steering."""
+        """Number an event that is not part of the output: an answer to a steering or interruption."""
         numbered = self._numbered(event)
         self._asides.append(_without_lane(numbered))
         return numbered
@@ -200,6 +204,17 @@ class Turn:
         self.response.status = "in_progress"
         return [self._snapshot("created")]
 
+    def _add(self, batch: Sequence[Produced], events: list[Event]) -> None:
+        for piece in batch:
+            stream = self._stream
+            if stream is not None and type(piece) is stream.grows_by:
+                text: str = piece.text  # type: ignore[union-attr]  # whatever grows has text
+                stream.pieces.append(text)
+                events.append(Delta(stream.source, self._number, text))
+                self._number += 1
+            elif not self.over or isinstance(piece, Finished):
+                self._turn_to(piece, events)
+
     def _turn_to(self, piece: Produced, events: list[Event]) -> None:
         """Go over to another stream, item, or the end, and tell what that begins and ends."""
         match piece:
@@ -228,7 +243,7 @@ class Turn:
                 raise ModelError("server_error", "The model server sent arguments without a call.")
             self._begin_item(ITEM_OF[type(piece)], events)
         self._open_stream(piece, events)
-        events += self.produced([piece])
+        self._add([piece], events)
 
     def _begin_call(
         self, kind: str, piece: FunctionCallBegins | CustomCallBegins, events: list[Event]

@@ -97,7 +97,7 @@ class Work:
                 if holds:
                     self._held += batch
                 else:
-                    deliver(turn.produced(batch))
+                    self._show(batch, deliver)
                 if turn.over:
                     return
                 await caller.ready()
@@ -109,7 +109,12 @@ class Work:
             return
         if not (await self._plan.screening.verdict(self._said())).passes:
             self._turn.stop("content_filter")
-        deliver(self._turn.produced(self._held))
+        self._show(self._held, deliver)
+
+    def _show(self, batch: Sequence[Produced], deliver: Deliver) -> None:
+        deliver(self._turn.produced(batch))
+        if self._turn.broken:
+            raise self._turn.broken
 
     def _said(self) -> Sequence[items_pb2.Item]:
         """Return the output, also what is held back."""

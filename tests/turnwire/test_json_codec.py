@@ -18,7 +18,7 @@ from turnwire.v1 import events_pb2, items_pb2, json_form_pb2, responses_pb2, ses
 CREATE = {"type": "response.create"}
 FILES = [items_pb2, responses_pb2, events_pb2]
 MESSAGES = [m for file in FILES for m in file.DESCRIPTOR.message_types_by_name.values()]
-WITHOUT_OBJECT = {"Settings", "Items"}  # they stand inline where there is one, or are never JSON
+WITHOUT_OBJECT = {"ItemList", "Items", "Settings"}  # they stand inline where there is one, or are never JSON
 ROOTS = [
     events_pb2.ClientEvent,
     events_pb2.ServerEvent,
@@ -94,6 +94,7 @@ def test_every_item_of_the_sdk_comes_back_as_it_was(model: Any) -> None:
         assert keeps(got, sent), (sent, got)
 
 
+@pytest.mark.rule("CR-3")
 @pytest.mark.parametrize(
     "model", [*sdk_types(sdk.ResponseStreamEvent), *sdk_types(sdk.ResponsesServerEvent)]
 )
@@ -293,6 +294,7 @@ def test_what_is_no_strict_json_object_is_refused(data: bytes | str) -> None:
     assert str(invalid).endswith(".")
 
 
+@pytest.mark.rule("ER-4")
 def test_refusals_never_repeat_content() -> None:
     twice = refusal(b'{"secret at line 1":1,"secret at line 1":2}')
     assert str(twice) == "Invalid JSON: a key appears twice at line 1 column 42."

@@ -92,7 +92,7 @@ Global___StreamTrace: _TypeAlias = StreamTrace  # noqa: Y015
 
 @_typing.final
 class AsideTrace(_message.Message):
-    """An event that stands between those of the output: a keepalive, an answer to a steering."""
+    """An event that stands between those of the output: an answer to a steering, an item that was dropped."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
