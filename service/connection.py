@@ -198,6 +198,10 @@ class Connection:
         self._runs[stream_id] = run
         self._session.began(stream_id, run.response.id)
 
+    def settling(self, stream_id: str | None) -> None:
+        """A turn's model has finished: nothing that comes now changes its response."""
+        self._session.settling(stream_id)
+
     def deliver(self, events: Sequence[Event]) -> None:
         """Send events to the client."""
         if self._closed is None:
@@ -214,10 +218,12 @@ class Connection:
             await self._sink.drained()
 
     def _perform(self, step: Step) -> None:
-        if step.events:
+        """Do what the rules decided; a client that is gone, or is cut in the middle, gets no more."""
+        if step.events and self._closed is None:
             self._tell(step.events)
         for effect in step.effects:
-            self._do(effect)
+            if self._closed is None:
+                self._do(effect)
 
     def _do(self, effect: Effect) -> None:
         match effect:

@@ -130,12 +130,12 @@ class Conversations:
     async def _hold(self, tenant: str, conversation_id: str) -> AsyncIterator[StoredConversation]:
         """Keep everybody else from changing a conversation's items."""
         key = (tenant, conversation_id)
-        held = await self._find(*key)
+        await self._find(*key)  # what is not there is not held either
         if key in self._held:
             raise _locked()
         self._held.add(key)
         try:
-            yield held
+            yield await self._find(*key)
         finally:
             self._held.discard(key)
 

@@ -45,10 +45,13 @@ class Follower:
         self._events: list[Event] = []
         self._news = asyncio.Event()
         self._ended = False
+        self._lost = False
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Keep events until they are taken."""
-        self._events += events
+        """Keep events until they are taken, unless there are too many."""
+        self._events += () if self._lost else events
+        if len(self._events) > _MOST_EVENTS:
+            self._events, self._lost = [], True
         self._news.set()
 
     def end(self) -> None:
@@ -61,10 +64,10 @@ class Follower:
 
         Raises `SessionError` for one that is too far behind: it can begin anew where it was.
         """
-        if not self._events and not self._ended:
+        while not (self._events or self._ended or self._lost):
+            self._news.clear()
             await self._news.wait()
-        self._news.clear()
-        if len(self._events) > _MOST_EVENTS:
+        if self._lost:
             message = "The events of the response were not read in time. Ask for the rest."
             raise SessionError(Ending.SLOW_READER, message)
         events, self._events = self._events, []

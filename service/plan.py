@@ -85,6 +85,9 @@ class Caller(Holder, Protocol):
     def began(self, stream_id: str | None, run: "Run") -> None:
         """A turn's response exists: from now on it can be controlled."""
 
+    def settling(self, stream_id: str | None) -> None:
+        """A turn's model has finished: from now on nothing changes its response."""
+
     def deliver(self, events: Sequence[Event]) -> None:
         """Send events to the client."""
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
-from service.errors import ModelError, ModelFailed, NotFound
+from service.errors import ModelError, ModelFailed, NotFound, Overloaded, Refusal
 from service.paging import Page, identified, page_of
 from service.plan import Means, prompt_of
 from service.replay import replay
@@ -95,6 +95,9 @@ class Responses:
         self, tenant: str, create: responses_pb2.CreateResponse
     ) -> rpc.CompactResponse:
         """Compact a conversation: what comes of it begins a new one. Raises `Refusal`."""
+        if create.HasField("moderation"):
+            message = "'moderation' is not supported here: nothing of a compaction is shown."
+            raise Refusal("unsupported_parameter", message, "moderation")
         async with AsyncExitStack() as held:
             plan = await self._runner.plan(Begin(None, create), _Nobody(tenant), held)
         prompt = prompt_of(plan, self._means, ids.root_of(ids.response_id(None)))
@@ -127,8 +130,12 @@ class Responses:
 
     async def _end(self, run: Run) -> None:
         run.stop("cancelled")
-        async with asyncio.timeout(_ENDS_WITHIN):
-            await run.ended()
+        try:
+            async with asyncio.timeout(_ENDS_WITHIN):
+                await run.ended()
+        except TimeoutError:
+            message = "The response is ending, but takes long to be stored. Try again later."
+            raise Overloaded("server_is_overloaded", message) from None
 
 
 class _Nobody:

@@ -34,6 +34,7 @@ class Run:
         """The task that waits for the model server, while it does: only then it can be ended early."""
         self._stop: Stop | None = None
         self._followers: list[Follower] = []
+        self._ended = False
         self._over = asyncio.Event()
 
     @property
@@ -53,8 +54,15 @@ class Run:
             follower.deliver(events)
 
     def tell(self, event: events_pb2.ServerEvent) -> None:
-        """Send an event that is not part of the output, under the response's next number."""
-        self.deliver([self.turn.aside(event)])
+        """Send an event that is not part of the output, under the response's next number.
+
+        What follows the response's end is for the client alone: its response has no more events.
+        """
+        numbered = self.turn.aside(event)
+        if self._ended:
+            self._caller.deliver([numbered])
+        else:
+            self.deliver([numbered])
 
     def keepalive(self) -> None:
         """Say that the turn still runs."""
@@ -80,6 +88,11 @@ class Run:
             follower.end()
         return self.turn.told(), follower
 
+    def end(self) -> None:
+        """Say how the response ended. It is settled, and kept as far as it is kept."""
+        self._ended = True
+        self.deliver(self.turn.ended())
+
     def over(self) -> None:
         """The response is kept, and all is said."""
         self._over.set()
@@ -98,7 +111,7 @@ class Run:
         rendered = await self._until_stopped()
         self._diagnose()
         self.turn.settle(int(time.time()))
-        said = () if self._work.input_withheld else self.plan.request.input
+        said = None if self._work.input_withheld else self.plan.request.input
         return sealed(self.plan, self.turn, said, rendered)
 
     async def _until_stopped(self) -> Rendered | None:
@@ -111,9 +124,11 @@ class Run:
             if self._stop is None or (self._working and self._working.uncancel()):
                 raise
             self.deliver(self.turn.stop(self._stop))
+            await self._work.conclude()
             return None
         finally:
             self._working = None
+            self._caller.settling(self.plan.stream_id)
 
     async def _watched(
         self, work: Callable[[Silence], Awaitable[Rendered | None]]

@@ -5,6 +5,7 @@ only once a response that is to be stored is durable.
 """
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -177,6 +178,7 @@ class Runner:
                 return await self._fail(run, ModelError(refusal.code, refusal.message))
             except asyncio.CancelledError:
                 if caller.interruption is None:
+                    await self._abandon(run)
                     raise
                 return await self._fail(run, caller.interruption)
             except Exception:
@@ -189,23 +191,32 @@ class Runner:
             await self._state.store.put(node)
         cancelled = run.response.status == "cancelled"
         if not cancelled:
-            caller.keep(node)
             if run.plan.joined and isinstance(node, DurableNode):
                 await run.plan.joined.advance(node)
-        await caller.ready()
-        run.deliver(run.turn.ended())
+            caller.keep(node)
+        run.end()  # at once: what is kept as ended is told as ended
         return Outcome("cancelled") if cancelled else Outcome("ok", node)
 
     async def _fail(self, run: Run, error: ModelError) -> Outcome:
         run.turn.failed(error)
-        if run.plan.request.store:
-            await self._record(run)
-        run.deliver(run.turn.ended())
+        await self._record(run)
+        run.end()
         return Outcome("failed")
+
+    async def _abandon(self, run: Run) -> None:
+        """The client is gone: to whoever else knows the response it was cancelled."""
+        run.turn.stop("cancelled")
+        run.turn.settle(int(time.time()))
+        await self._record(run)
+        run.end()
 
     async def _record(self, run: Run) -> None:
         """Keep what became of a response that failed, if it can be kept: it failed either way."""
+        if not run.plan.request.store:
+            return
+        kept = record(run.plan, run.turn)
         try:
-            await self._state.store.put(record(run.plan, run.turn))
+            await self._state.store.delete(kept.tenant, kept.id)  # should it have been kept before
+            await self._state.store.put(kept)
         except Exception:
             log.exception("record_not_kept")

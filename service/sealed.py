@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from service import diagnostics, ids
+from service.compaction import estimate
 from service.conversation import DurableNode, Node, Rendered, Segment
 from service.paging import identified
 from service.plan import Plan
@@ -13,27 +14,33 @@ from turnwire.v1 import items_pb2
 
 
 def sealed(
-    plan: Plan, turn: Turn, said: Sequence[items_pb2.Item], rendered: Rendered | None
+    plan: Plan,
+    turn: Turn,
+    said: Sequence[items_pb2.Item] | None,
+    rendered: Rendered | None,
 ) -> Node:
-    """Return the node of a turn that added `said` as its input.
+    """Return the node of a turn that added `said` as its input; None if that was withheld.
 
     Raises `Refusal` if what the model produced cannot be kept.
     """
-    request, response, finished = plan.request, turn.response, turn.finished
+    request, response, parent = plan.request, turn.response, plan.request.parent
+    if said is None:
+        said, tools = (), parent.tools if parent else ()
+        pending = parent.pending_calls if parent else frozenset[str]()
+    else:
+        tools, pending = request.added_tools, request.pending_calls
     if plan.joined:  # a conversation lists its items by ids that do not change
         draw = functools.partial(_input_id, response.id)
         said = identified(said, draw)
-    withheld = len(said) < len(request.input)
-    before = request.parent.pending_calls if request.parent else frozenset[str]()
     node = Node(
         tenant=plan.tenant,
         id=response.id,
-        parent_id=request.parent.id if request.parent else None,
+        parent_id=parent.id if parent else None,
         segment=_segment(plan, [*said, *response.output], rendered),
         inputs=len(said),
-        pending_calls=pending_calls(before if withheld else request.pending_calls, response.output),
-        tools=request.added_tools,
-        tokens=finished.input_tokens + finished.output_tokens if finished else 0,
+        pending_calls=pending_calls(pending, response.output),
+        tools=tools,
+        tokens=_tokens(plan, turn, said),
         fingerprint=diagnostics.fingerprint(request.settings, request.tools),
     )
     return (
@@ -52,6 +59,14 @@ def record(plan: Plan, turn: Turn) -> DurableNode:
         pending_calls=frozenset(),
     )
     return _durable(node, turn, continuable=False)
+
+
+def _tokens(plan: Plan, turn: Turn, said: Sequence[items_pb2.Item]) -> int:
+    """Return how long the conversation is now: as the model server told, or else by estimate."""
+    if finished := turn.finished:
+        return finished.input_tokens + finished.output_tokens
+    parent = None if plan.request.begins_anew else plan.request.parent
+    return (parent.tokens if parent else 0) + estimate([*said, *turn.response.output])
 
 
 def _input_id(response_id: str, prefix: str, index: int) -> str:

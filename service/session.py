@@ -18,8 +18,8 @@ from service.steering import Steering
 from turnwire.v1 import events_pb2, responses_pb2
 
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.-]{1,256}\Z")
-_STEERINGS = 16
-"""Inputs that may wait for one response."""
+_REMEMBERED = 256
+"""Finished responses that are told from those that never were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +32,10 @@ class SessionLimits:
     """Named lanes in the connection's life."""
     waiting: int = 64
     """Turns that wait; further ones are refused, except for the first of a lane."""
+    steerings: int = 16
+    """Inputs that wait for one response; and no more than `waiting` for all."""
     waiting_bytes: int = 64 * MIB
-    """What all that waits may weigh together, unless it is only one."""
+    """What all that waits may weigh together, steering included, unless it is only one."""
     background: bool = False
     """Whether responses may run in the background: only where no client waits for them."""
 
@@ -114,9 +116,9 @@ class _Lane:
     """The response that is being made, once it exists."""
     steerings: list[Steering] = field(default_factory=list)
     """Input for after that response."""
+    ending: bool = False
+    """Whether that response is about to end: it was interrupted, or its model has finished."""
     interrupted: bool = False
-    owed: tuple[str, Sequence[Steering]] = ("", ())
-    """A response whose calls the client is to answer first, and the input for after that."""
     latest: str = ""
     """The lane's last finished response: what its next turn is expected to continue."""
 
@@ -130,10 +132,12 @@ class Session:
     """One connection's lanes. A lane's turns follow each other; lanes run side by side, in turns."""
 
     __slots__ = (
+        "_finished",
         "_lanes",
         "_leaving",
         "_limits",
         "_new_id",
+        "_owed",
         "_ready",
         "_running",
         "_waiting",
@@ -149,6 +153,10 @@ class Session:
         self._running = 0
         self._waiting = 0
         self._waiting_bytes = 0
+        self._owed: dict[str, list[Steering]] = {}
+        """Input for after a response whose calls the client is to answer first, by that response."""
+        self._finished: dict[str, str | None] = {}
+        """The lanes of the last finished responses, oldest first."""
         self._leaving: SessionError | None = None
 
     @property
@@ -171,6 +179,10 @@ class Session:
         """A turn's response exists: it can be steered and interrupted."""
         self._lanes[stream_id].response_id = response_id
 
+    def settling(self, stream_id: str | None) -> None:
+        """A turn's model has finished: nothing that comes now changes its response."""
+        self._lanes[stream_id].ending = True
+
     def finished(self, stream_id: str | None, response_id: str, owed: Sequence[str] = ()) -> Step:
         """A turn ended and its response can be continued.
 
@@ -178,19 +190,19 @@ class Session:
         """
         lane = self._lanes[stream_id]
         lane.latest = response_id
+        self._remember(response_id, stream_id)
         steerings, lane.steerings = lane.steerings, []
         if lane.interrupted:
-            told = [Tell(stream_id, steered.failed("response_not_active")) for steered in steerings]
-            return self._ended(stream_id, told)
-        if steerings and owed:
-            lane.owed = (response_id, steerings)
-            told = [Tell(stream_id, steered.pending(owed)) for steered in steerings]
-            return self._ended(stream_id, told)
-        if steerings and lane.running:
-            follows = steering.successor(lane.running.create, response_id, steerings)
-            self._put(lane, _Turn(follows, steerings, automatic=True))
-            lane.waiting.rotate(1)  # before what else waits in the lane
-        return self._ended(stream_id, ())
+            return self._ended(stream_id, self._given_back(stream_id, steerings, _TOO_LATE))
+        if steerings and owed and not self._leaving:
+            self._owed[response_id] = steerings
+            return self._ended(stream_id, [Tell(stream_id, s.pending(owed)) for s in steerings])
+        if steerings and lane.running and not self._leaving:
+            self._follow(
+                lane, steering.successor(lane.running.create, response_id, steerings), steerings
+            )
+            return self._ended(stream_id, ())
+        return self._ended(stream_id, self._given_back(stream_id, steerings, _LOST))
 
     def refused(self, stream_id: str | None, refusal: Refusal) -> Step:
         """A turn was refused before its response existed. Its parent is let go of, as in `failed`."""
@@ -215,17 +227,21 @@ class Session:
     def cancelled(self, stream_id: str | None) -> Step:
         """A turn was ended on purpose, and its response cannot be continued; its parent still can."""
         lane = self._lanes[stream_id]
-        lost, lane.steerings = lane.steerings, []
+        lost, lane.steerings = self._given_back(stream_id, lane.steerings, _LOST), []
         if lane.running and not lane.response_id:
-            lost = [*lane.running.steered, *lost]
-        return self._ended(stream_id, [Tell(stream_id, steered.failed(_LOST)) for steered in lost])
+            told = [Tell(stream_id, s.failed(_LOST)) for s in lane.running.steered]
+            lost = [*told, *lost]
+        return self._ended(stream_id, lost)
 
     def leave(self, ending: Ending, message: str) -> Step:
         """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
         self._leaving = SessionError(ending, message)
         refused = [event for name in self._lanes for event in self._refuse_waiting(name, message)]
+        for response_id, steerings in self._owed.items():
+            lane = self._finished.get(response_id)
+            refused += [addressed(steered.failed(_LOST), lane) for steered in steerings]
+        self._owed.clear()
         self._ready.clear()
-        self._waiting = self._waiting_bytes = 0
         step = self._depart()
         return Step([*refused, *step.events], step.effects)
 
@@ -254,56 +270,74 @@ class Session:
         lane = self._lane(stream_id)
         if lane.running or self._running >= self._limits.active:
             self._check_waiting(lane, create)
-        turn = _Turn(create)
-        if turn.parent and turn.parent == lane.owed[0]:
-            steerings = lane.owed[1]
-            turn = _Turn(steering.prepended(create, steerings), steerings)
-            lane.owed = ("", ())
-        self._put(lane, turn)
+        steerings = self._owed.pop(create.settings.previous_response_id, [])
+        self._release(steerings)
+        if steerings:
+            create = steering.prepended(create, steerings)
+        self._put(lane, _Turn(create, steerings))
         if lane.running is None and stream_id not in self._ready:
             self._ready.append(stream_id)
         return Step(effects=self._begin_ready())
 
     def _steer(self, event: events_pb2.SteerResponse) -> Step:
         stream_id, lane = self._making(event.previous_response_id)
+        if lane is None:
+            return self._too_late_to_steer(event)
         if failure := self._unsteerable(event, lane):
-            refused = steering.refused(event, failure)
-            return Step(effects=[Tell(stream_id, refused)]) if lane else Step([refused])
-        assert lane
+            return Step(effects=[Tell(stream_id, steering.refused(event, failure))])
         steered = Steering(self._new_id("steer"), event)
         lane.steerings.append(steered)
+        self._waiting_bytes += steered.size
         return Step(effects=[Tell(stream_id, steered.accepted()), Steer(stream_id)])
 
-    def _unsteerable(
-        self, event: events_pb2.SteerResponse, lane: _Lane | None
-    ) -> steering.Failure | None:
-        """Return why a response cannot be steered, if it cannot."""
-        if lane is None or lane.running is None:
-            finished = any(one.latest == event.previous_response_id for one in self._lanes.values())
-            return "response_already_completed" if finished else "response_not_found"
+    def _too_late_to_steer(self, event: events_pb2.SteerResponse) -> Step:
+        """Say of a response that is not being made any more what became of it."""
+        response_id = event.previous_response_id
+        for stream_id, lane in self._lanes.items():
+            if lane.response_id and lane.response_id == response_id:
+                refused = steering.refused(event, "response_not_active")
+                return Step([addressed(refused, stream_id)])
+        if response_id not in self._finished:
+            return Step([steering.refused(event, "response_not_found")])
+        refused = steering.refused(event, "response_already_completed")
+        return Step([addressed(refused, self._finished[response_id])])
+
+    def _unsteerable(self, event: events_pb2.SteerResponse, lane: _Lane) -> steering.Failure | None:
+        """Return why a response that is being made cannot be steered, if it cannot."""
         if not steering.is_valid(event):
             return "invalid_input"
-        if not steering.is_steerable(lane.running.create):
+        if lane.running and not steering.is_steerable(lane.running.create):
             return "steering_not_supported"
-        if lane.interrupted or self._leaving:
+        if self._leaving:
             return "response_not_active"
-        size = sum(one.event.ByteSize() for one in lane.steerings) + event.ByteSize()
-        if len(lane.steerings) >= _STEERINGS or size > self._limits.waiting_bytes:
+        many = self._steerings() >= self._limits.waiting
+        large = self._waiting_bytes + event.ByteSize() > self._limits.waiting_bytes
+        if many or large or len(lane.steerings) >= self._limits.steerings:
             return "too_many_pending_steers"
         return None
 
+    def _steerings(self) -> int:
+        """How many inputs wait for responses to end."""
+        running = sum(len(lane.steerings) for lane in self._lanes.values())
+        return running + sum(map(len, self._owed.values()))
+
     def _interrupt(self, event: events_pb2.InterruptResponse) -> Step:
+        if event.mode and event.mode != "discard_partial_items":
+            message = "'mode' must be 'discard_partial_items'."
+            raise Refusal("invalid_value", message, "mode")
         accepted = events_pb2.ServerEvent(
             sequence_number=0,
             interrupt_accepted=events_pb2.InterruptAccepted(response_id=event.response_id),
         )
         stream_id, lane = self._making(event.response_id)
         if lane:
-            lane.interrupted = True
+            lane.ending = lane.interrupted = True
             return Step(effects=[Tell(stream_id, accepted), Interrupt(stream_id)])
-        for name, one in self._lanes.items():
-            if one.latest == event.response_id:  # it ended while the interruption was under way
-                return Step([addressed(accepted, name)])
+        for stream_id, other in self._lanes.items():
+            if other.response_id and other.response_id == event.response_id:
+                return Step([addressed(accepted, stream_id)])
+        if event.response_id in self._finished:  # it ended while the interruption was under way
+            return Step([addressed(accepted, self._finished[event.response_id])])
         raise Refusal(
             "response_not_found",
             "No such response is being made on this connection.",
@@ -311,9 +345,9 @@ class Session:
         )
 
     def _making(self, response_id: str) -> tuple[str | None, _Lane | None]:
-        """Return the lane in which a response is being made."""
+        """Return the lane in which a response is being made that is not about to end."""
         for stream_id, lane in self._lanes.items():
-            if lane.running and response_id and lane.response_id == response_id:
+            if response_id and lane.response_id == response_id and not lane.ending:
                 return stream_id, lane
         return None, None
 
@@ -321,6 +355,29 @@ class Session:
         lane.waiting.append(turn)
         self._waiting += 1
         self._waiting_bytes += turn.size
+
+    def _follow(
+        self, lane: _Lane, create: responses_pb2.CreateResponse, steerings: Sequence[Steering]
+    ) -> None:
+        """Let a turn follow by itself, before what else waits in its lane."""
+        self._release(steerings)
+        self._put(lane, _Turn(create, steerings, automatic=True))
+        lane.waiting.rotate(1)
+
+    def _given_back(
+        self, stream_id: str | None, steerings: Sequence[Steering], code: steering.Failure
+    ) -> list[Effect]:
+        """Give back input that will not be said."""
+        self._release(steerings)
+        return [Tell(stream_id, steered.failed(code)) for steered in steerings]
+
+    def _release(self, steerings: Sequence[Steering]) -> None:
+        self._waiting_bytes -= sum(steered.size for steered in steerings)
+
+    def _remember(self, response_id: str, stream_id: str | None) -> None:
+        self._finished[response_id] = stream_id
+        if len(self._finished) > _REMEMBERED:
+            del self._finished[next(iter(self._finished))]
 
     def _begin_ready(self) -> list[Effect]:
         """Begin whatever may begin, lane by lane."""
@@ -337,12 +394,14 @@ class Session:
 
     def _ended(self, stream_id: str | None, effects: Sequence[Effect]) -> Step:
         lane = self._lanes[stream_id]
-        lane.running, lane.response_id, lane.interrupted = None, "", False
+        lane.running, lane.response_id = None, ""
+        lane.ending = lane.interrupted = False
         self._running -= 1
         if self._leaving:
-            refused = list(self._refuse_waiting(stream_id, self._leaving.message))
-            step = self._depart()
-            return Step([*refused, *step.events], [*effects, *step.effects])
+            told = [addressed(e.event, e.stream_id) for e in effects if isinstance(e, Tell)]
+            rest = [effect for effect in effects if not isinstance(effect, Tell)]
+            step = self._depart()  # the last that is told
+            return Step([*told, *step.events], [*rest, *step.effects])
         if lane.waiting:
             self._ready.append(stream_id)
         return Step(effects=[*effects, *self._begin_ready()])
@@ -354,6 +413,8 @@ class Session:
         waiting = self._lanes[stream_id].waiting
         while waiting:
             turn = waiting.popleft()
+            self._waiting -= 1
+            self._waiting_bytes -= turn.size
             for steered in turn.steered:
                 yield addressed(steered.failed(_LOST), stream_id)
             if not turn.automatic:
@@ -396,6 +457,7 @@ class Session:
 
 
 _LOST: steering.Failure = "successor_creation_failed"
+_TOO_LATE: steering.Failure = "response_not_active"
 
 
 class _Unaddressed(Refusal):

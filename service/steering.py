@@ -41,6 +41,11 @@ class Steering(NamedTuple):
     event: events_pb2.SteerResponse
 
     @property
+    def size(self) -> int:
+        """Bytes that it keeps waiting."""
+        return self.event.ByteSize()
+
+    @property
     def items(self) -> Sequence[items_pb2.Item]:
         """The user messages."""
         if not self.event.HasField("input_text"):
@@ -106,7 +111,8 @@ def successor(
     follows.CopyFrom(create)
     for field in ("input_text", "input", "generate"):
         follows.ClearField(field)
-    follows.settings.prompt_cache_options.ClearField("prewarm")
+    if follows.settings.HasField("prompt_cache_options"):
+        follows.settings.prompt_cache_options.ClearField("prewarm")
     follows.settings.previous_response_id = response_id
     return prepended(follows, steerings)
 

@@ -65,6 +65,8 @@ class Turn:
         self._item_streams = 0
         """How many streams had ended before it."""
         self._stream: Stream | None = None
+        self._compacting = ""
+        """The compaction item that was begun, while it is."""
         self._warm_up = False
         self._streams: list[state_pb2.StreamTrace] = []
         self._asides: list[events_pb2.ServerEvent] = []
@@ -112,11 +114,13 @@ class Turn:
         """
         index = len(self.response.output)
         item_id = ids.item_id("cmp", self.response.id, index)
+        self._compacting = item_id
         return [self.aside(event) for event in compacting(index, item_id)]
 
     def compacted(self, item: items_pb2.Item) -> list[Event]:
         """The conversation was compacted into an item. Say so."""
         index = len(self.response.output)
+        self._compacting = ""
         self.response.output.append(item)
         self._asides = [event for event in self._asides if not _is_compacting(event)]
         return [self._numbered(told("output_item_done", output_index=index, item=item))]
@@ -133,9 +137,10 @@ class Turn:
     def stop(self, reason: Stop) -> list[Event]:
         """End the turn now. An item that is not finished is no part of the output. Say so."""
         self.stopped = self.stopped or reason
-        if self._item is None:
+        item_id = self._item.id if self._item else self._compacting
+        if not item_id:
             return []
-        item_id, index = self._item.id, self._item.index
+        index = len(self.response.output)
         self._drop()
         interrupted = events_pb2.ItemInterrupted(
             response_id=self.response.id, item_id=item_id, output_index=index

@@ -19,6 +19,8 @@ from service.turn import Turn
 from turnwire.delta import Event
 from turnwire.v1 import items_pb2, responses_pb2
 
+_SHARE = 0.001
+"""Seconds: however fast a model is, after this long the other lanes have their turn."""
 Deliver = Callable[[Sequence[Event]], None]
 
 
@@ -34,8 +36,8 @@ class Work:
         self._began = time.perf_counter()
         self._held: list[Produced] = []
         """Output that is shown only after its verdict."""
-        self.input_withheld = False
-        """Whether the input did not pass its screening, and so never was said."""
+        self.input_withheld = plan.screening is not None and plan.screening.blocks_input
+        """Whether the input did not pass its screening, or has not yet, and so never was said."""
 
     async def prepare(self) -> Rendered | None:
         """Do for a warm-up all that can be done before generating."""
@@ -56,15 +58,23 @@ class Work:
         """Work while the input is screened, or after that where it may be withheld."""
         of_input = asyncio.ensure_future(screening.verdict(self._request.legible))
         try:
-            self.input_withheld = screening.blocks_input and not (await of_input).passes
+            if self.input_withheld:
+                self.input_withheld = not (await of_input).passes
             if self.input_withheld:
                 self._turn.stop("content_filter")
             rendered = None if self.input_withheld else await work()
-            of_output = await screening.verdict(self._said())
-            self._turn.response.moderation_json = moderation_json(await of_input, of_output)
+            await of_input
         finally:
             of_input.cancel()
+        await self.conclude()
         return rendered
+
+    async def conclude(self) -> None:
+        """Tell what screening says of input and output, also of a turn that was ended early."""
+        if screening := self._plan.screening:
+            of_input = await screening.verdict(self._request.legible)
+            of_output = await screening.verdict(self._said())
+            self._turn.response.moderation_json = moderation_json(of_input, of_output)
 
     async def _prepared(self) -> Rendered | None:
         return await self._plan.backend.prepare(self._prompt())
@@ -89,6 +99,7 @@ class Work:
         """Pass on what the model produces, no faster than the client reads it."""
         turn, caller, screening = self._turn, self._caller, self._plan.screening
         holds = screening is not None and screening.blocks_output
+        yielded = time.perf_counter()
         async with aclosing(self._plan.backend.generate(prompt)) as batches:
             async for batch in batches:
                 if silence.unbroken:
@@ -101,7 +112,9 @@ class Work:
                 if turn.over:
                     return
                 await caller.ready()
-                await asyncio.sleep(0)  # however fast this model is, other lanes have their turn
+                if time.perf_counter() - yielded > _SHARE:
+                    await asyncio.sleep(0)
+                    yielded = time.perf_counter()
 
     async def _release(self, deliver: Deliver) -> None:
         """Show output that was held back, unless it is to be withheld."""
