@@ -31,8 +31,11 @@ def encode(message: Message) -> bytes:
 def canonical(message: M) -> M:
     """Return a message that came as protobuf as if it had come as JSON. Raises `InvalidJson`.
 
+    What JSON may not leave out is not left out here either; an empty string cannot be told from none.
     Opaque text could be no JSON, or say what has a field of its own; messages without it are good.
     """
-    if not form_of(message.DESCRIPTOR).holds_text(message):
+    form = form_of(message.DESCRIPTOR)
+    form.check(message)
+    if not form.holds_text(message):
         return message
     return decode(type(message), encode(message))

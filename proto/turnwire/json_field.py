@@ -1,7 +1,7 @@
 """One field of a message: what its options say about its JSON form, and how its values are read."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -82,6 +82,12 @@ class Field:
         return self.json.presence == json_form_pb2.JSON_PRESENCE_REQUIRED
 
     @property
+    def is_required_text(self) -> bool:
+        """Whether it is a string that is missing when it is empty."""
+        is_text = self.descriptor.type == FieldDescriptor.TYPE_STRING
+        return self.is_required and is_text and not self.json.may_be_empty
+
+    @property
     def is_always_written(self) -> bool:
         """Whether it is written when not set, other than as null."""
         return self.is_required or self.json.presence == json_form_pb2.JSON_PRESENCE_ALWAYS
@@ -108,12 +114,17 @@ _MOST_ELEMENTS: Final = 65_536
 """Of one array: a large message of tiny items takes far longer to read than one of long texts."""
 
 
+def check_length(values: Sequence[Any]) -> None:
+    """Refuse a list that is too long."""
+    if len(values) > _MOST_ELEMENTS:
+        raise invalid_value(f"more than {_MOST_ELEMENTS} elements")
+
+
 def array_of(element: Mapping[type, Convert]) -> Convert:
     """Take a list whose elements are taken by their types."""
 
     def convert(values: list[Any], depth: int) -> list[Any]:
-        if len(values) > _MOST_ELEMENTS:
-            raise invalid_value(f"more than {_MOST_ELEMENTS} elements")
+        check_length(values)
         converted: list[Any] = []
         try:
             for value in values:

@@ -19,6 +19,7 @@ from turnwire.json_field import (
     Convert,
     Field,
     array_of,
+    check_length,
     invalid_type,
     invalid_value,
     missing,
@@ -75,8 +76,21 @@ class Form:
             puts[field.number](members, value)
 
     def holds_text(self, message: Message) -> bool:
-        """Tell whether JSON text is anywhere in a message."""
+        """Tell whether JSON text is anywhere in a message, or would be if it had come as JSON."""
+        if self._is_opaque_unset and message.WhichOneof(self._oneof or "") is None:
+            return True
         return any(self._holds_text[field.number](value) for field, value in message.ListFields())
+
+    def check(self, message: Message) -> None:
+        """Refuse what an object may not leave out, and lists that are too long: `InvalidJson`."""
+        for name, key in self._required_texts:
+            if not getattr(message, name):
+                invalid = missing()
+                invalid.locate(key)
+                raise invalid
+        for field, value in message.ListFields():
+            if check := self._checks.get(field.number):
+                check(value)
 
     def _shape_for(self, members: Members) -> "_Shape":
         if "type" in members:
@@ -106,6 +120,20 @@ class Form:
     @functools.cached_property
     def _puts(self) -> Mapping[int, _Put]:
         return {field.descriptor.number: _put(field) for field in self._fields}
+
+    @functools.cached_property
+    def _is_opaque_unset(self) -> bool:
+        """Whether an object is kept as text if it is none of the variants."""
+        return any(variant.json.opaque for variant in self._variants)
+
+    @functools.cached_property
+    def _required_texts(self) -> Sequence[tuple[str, str]]:
+        return [(f.name, f.key) for f in self._fields if f.is_required_text]
+
+    @functools.cached_property
+    def _checks(self) -> Mapping[int, Callable[[Any], None]]:
+        checked = [field for field in self._fields if field.is_message and not field.is_map]
+        return {field.descriptor.number: _check(field) for field in checked}
 
     @functools.cached_property
     def _holds_text(self) -> Mapping[int, Callable[[Any], bool]]:
@@ -289,3 +317,35 @@ def _holds_text(field: Field) -> Callable[[Any], bool]:
         return lambda _value: False
     holds_text = form_of(field.message).holds_text
     return (lambda values: any(map(holds_text, values))) if field.is_repeated else holds_text
+
+
+def _check(field: Field) -> Callable[[Any], None]:
+    if field.is_repeated:
+        return _located(field.key, _check_list(form_of(field.message).check))
+    if field.is_variant or field.json.inline:  # its members stand in the same object
+        return form_of(field.message).check
+    return _located(field.key, form_of(field.message).check)
+
+
+def _check_list(check_one: Callable[[Any], None]) -> Callable[[Any], None]:
+    def check(values: Sequence[Message]) -> None:
+        check_length(values)
+        for index, value in enumerate(values):
+            try:
+                check_one(value)
+            except InvalidJson as invalid:
+                invalid.locate(f"[{index}]")
+                raise
+
+    return check
+
+
+def _located(key: str, check: Callable[[Any], None]) -> Callable[[Any], None]:
+    def located(value: Any) -> None:
+        try:
+            check(value)
+        except InvalidJson as invalid:
+            invalid.locate(key)
+            raise
+
+    return located

@@ -226,7 +226,10 @@ class ServerEvent(_message.Message):
     INTERRUPT_ACCEPTED_FIELD_NUMBER: _builtins.int
     OUTPUT_ITEM_INTERRUPTED_FIELD_NUMBER: _builtins.int
     sequence_number: _builtins.int
-    """Counts the events of one response from 0, without gaps. Absent on errors and keepalives."""
+    """Counts the events of one response from 0, without gaps. What is said of a steering after the
+    response's last event counts on from there. Absent on errors and keepalives; 0 where a steering or an
+    interruption concerns no response that is being made.
+    """
     stream_id: _builtins.str
     """The lane of the event; present exactly when the `response.create` that caused it named one."""
     other_json: _builtins.str

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bturnwire/v1/json_form.proto\x12\x0bturnwire.v1\x1a google/protobuf/descriptor.proto\"\xa5\x01\n\x08JsonForm\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\nimplied_by\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12+\n\x08presence\x18\x04 \x01(\x0e\x32\x19.turnwire.v1.JsonPresence\x12\x0e\n\x06opaque\x18\x05 \x01(\x08\x12\x0e\n\x06inline\x18\x06 \x01(\x08\x12\x0e\n\x06sparse\x18\x07 \x01(\x08\x12\r\n\x05\x65xtra\x18\x08 \x01(\x08*\x7f\n\x0cJsonPresence\x12\x1d\n\x19JSON_PRESENCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JSON_PRESENCE_REQUIRED\x10\x01\x12\x18\n\x14JSON_PRESENCE_ALWAYS\x10\x02\x12\x1a\n\x16JSON_PRESENCE_NULLABLE\x10\x03:D\n\x04json\x12\x1d.google.protobuf.FieldOptions\x18\x86\x89\x03 \x01(\x0b\x32\x15.turnwire.v1.JsonFormb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bturnwire/v1/json_form.proto\x12\x0bturnwire.v1\x1a google/protobuf/descriptor.proto\"\xbb\x01\n\x08JsonForm\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\nimplied_by\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12+\n\x08presence\x18\x04 \x01(\x0e\x32\x19.turnwire.v1.JsonPresence\x12\x0e\n\x06opaque\x18\x05 \x01(\x08\x12\x0e\n\x06inline\x18\x06 \x01(\x08\x12\x0e\n\x06sparse\x18\x07 \x01(\x08\x12\r\n\x05\x65xtra\x18\x08 \x01(\x08\x12\x14\n\x0cmay_be_empty\x18\t \x01(\x08*\x7f\n\x0cJsonPresence\x12\x1d\n\x19JSON_PRESENCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JSON_PRESENCE_REQUIRED\x10\x01\x12\x18\n\x14JSON_PRESENCE_ALWAYS\x10\x02\x12\x1a\n\x16JSON_PRESENCE_NULLABLE\x10\x03:D\n\x04json\x12\x1d.google.protobuf.FieldOptions\x18\x86\x89\x03 \x01(\x0b\x32\x15.turnwire.v1.JsonFormb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnwire.v1.json_form_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JSONPRESENCE']._serialized_start=246
-  _globals['_JSONPRESENCE']._serialized_end=373
+  _globals['_JSONPRESENCE']._serialized_start=268
+  _globals['_JSONPRESENCE']._serialized_end=395
   _globals['_JSONFORM']._serialized_start=79
-  _globals['_JSONFORM']._serialized_end=244
+  _globals['_JSONFORM']._serialized_end=266
 # @@protoc_insertion_point(module_scope)

@@ -65,6 +65,7 @@ class JsonForm(_message.Message):
     INLINE_FIELD_NUMBER: _builtins.int
     SPARSE_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """For a variant of a tagged union: the value of "type" that selects it. The members of the
     variant's message stand in the same object as "type".
@@ -89,6 +90,10 @@ class JsonForm(_message.Message):
     """The field is a string with the JSON object of all members that no other field takes, and of
     those known ones that came as null or as an empty list where that differs from absent.
     """
+    may_be_empty: _builtins.bool
+    """With `presence` JSON_PRESENCE_REQUIRED: the empty string says something, so that a message that came
+    as protobuf cannot be told to lack it. Without this an empty string there counts as missing.
+    """
     def __init__(
         self,
         *,
@@ -100,10 +105,11 @@ class JsonForm(_message.Message):
         inline: _builtins.bool = ...,
         sparse: _builtins.bool = ...,
         extra: _builtins.bool = ...,
+        may_be_empty: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "implied_by", b"implied_by", "inline", b"inline", "key", b"key", "opaque", b"opaque", "presence", b"presence", "sparse", b"sparse", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra", "implied_by", b"implied_by", "inline", b"inline", "key", b"key", "may_be_empty", b"may_be_empty", "opaque", b"opaque", "presence", b"presence", "sparse", b"sparse", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

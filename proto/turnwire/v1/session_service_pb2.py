@@ -28,7 +28,7 @@ from turnwire.v1 import json_form_pb2 as turnwire_dot_v1_dot_json__form__pb2
 from turnwire.v1 import responses_pb2 as turnwire_dot_v1_dot_responses__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/json_form.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x07\n\x05\x44rain\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"T\n\rFollowRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x1b\n\x0estarting_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_starting_after\":\n\x0e\x46ollowResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"b\n\x0e\x44\x65leteResponse\x12\x1f\n\x0bresponse_id\x18\x01 \x01(\tB\n\xb2\xc8\x18\x06\x1a\x02id \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x64\x65leted\x18\x03 \x01(\x08\x42\x06\xb2\xc8\x18\x02 \x02\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"=\n\x16ListInputItemsResponse\x12#\n\x04list\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.ItemList\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"\xaf\x01\n\x0f\x43ompactResponse\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x1a\n\ncreated_at\x18\x02 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x12)\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.ItemB\x06\xb2\xc8\x18\x02 \x02\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.UsageB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x05 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"\x13\n\x11ListModelsRequest\"^\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.ModelB\x0c\xb2\xc8\x18\x08\x1a\x04\x64\x61ta \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"f\n\x05Model\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x18\n\x08owned_by\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x03 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x63reated\x18\x04 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x32\xcf\x04\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x43\n\x06\x46ollow\x12\x1a.turnwire.v1.FollowRequest\x1a\x1b.turnwire.v1.FollowResponse0\x01\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!turnwire/v1/session_service.proto\x12\x0bturnwire.v1\x1a\x18turnwire/v1/events.proto\x1a\x17turnwire/v1/items.proto\x1a\x1bturnwire/v1/json_form.proto\x1a\x1bturnwire/v1/responses.proto\":\n\x0e\x43onnectRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ClientEvent\"\x89\x01\n\x0f\x43onnectResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x16.turnwire.v1.Heartbeat\x12!\n\x05\x64rain\x18\x03 \x01(\x0b\x32\x12.turnwire.v1.Drain\"\x0b\n\tHeartbeat\"\x07\n\x05\x44rain\";\n\x0cStartRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"8\n\rStartResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"!\n\nGetRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"6\n\x0bGetResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"T\n\rFollowRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\x1b\n\x0estarting_after\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_starting_after\":\n\x0e\x46ollowResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.ServerEvent\"$\n\rDeleteRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"b\n\x0e\x44\x65leteResponse\x12\x1f\n\x0bresponse_id\x18\x01 \x01(\tB\n\xb2\xc8\x18\x06\x1a\x02id \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x64\x65leted\x18\x03 \x01(\x08\x42\x06\xb2\xc8\x18\x02 \x02\"$\n\rCancelRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"9\n\x0e\x43\x61ncelResponse\x12\'\n\x08response\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.Response\"Y\n\x15ListInputItemsRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\r\n\x05order\x18\x04 \x01(\t\"=\n\x16ListInputItemsResponse\x12#\n\x04list\x18\x01 \x01(\x0b\x32\x15.turnwire.v1.ItemList\"=\n\x0e\x43ompactRequest\x12+\n\x06\x63reate\x18\x01 \x01(\x0b\x32\x1b.turnwire.v1.CreateResponse\"\xaf\x01\n\x0f\x43ompactResponse\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x1a\n\ncreated_at\x18\x02 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x12)\n\x06output\x18\x03 \x03(\x0b\x32\x11.turnwire.v1.ItemB\x06\xb2\xc8\x18\x02 \x02\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x12.turnwire.v1.UsageB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x05 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"\x13\n\x11ListModelsRequest\"^\n\x12ListModelsResponse\x12\x30\n\x06models\x18\x01 \x03(\x0b\x32\x12.turnwire.v1.ModelB\x0c\xb2\xc8\x18\x08\x1a\x04\x64\x61ta \x02\x12\x16\n\x06object\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\"f\n\x05Model\x12\x12\n\x02id\x18\x01 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x18\n\x08owned_by\x18\x02 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x16\n\x06object\x18\x03 \x01(\tB\x06\xb2\xc8\x18\x02 \x02\x12\x17\n\x07\x63reated\x18\x04 \x01(\x03\x42\x06\xb2\xc8\x18\x02 \x02\x32\x8f\x05\n\x0eSessionService\x12H\n\x07\x43onnect\x12\x1b.turnwire.v1.ConnectRequest\x1a\x1c.turnwire.v1.ConnectResponse(\x01\x30\x01\x12>\n\x05Start\x12\x19.turnwire.v1.StartRequest\x1a\x1a.turnwire.v1.StartResponse\x12\x38\n\x03Get\x12\x17.turnwire.v1.GetRequest\x1a\x18.turnwire.v1.GetResponse\x12\x43\n\x06\x46ollow\x12\x1a.turnwire.v1.FollowRequest\x1a\x1b.turnwire.v1.FollowResponse0\x01\x12\x41\n\x06\x44\x65lete\x12\x1a.turnwire.v1.DeleteRequest\x1a\x1b.turnwire.v1.DeleteResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.turnwire.v1.CancelRequest\x1a\x1b.turnwire.v1.CancelResponse\x12Y\n\x0eListInputItems\x12\".turnwire.v1.ListInputItemsRequest\x1a#.turnwire.v1.ListInputItemsResponse\x12\x44\n\x07\x43ompact\x12\x1b.turnwire.v1.CompactRequest\x1a\x1c.turnwire.v1.CompactResponse\x12M\n\nListModels\x12\x1e.turnwire.v1.ListModelsRequest\x1a\x1f.turnwire.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,36 +71,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_end=370
   _globals['_DRAIN']._serialized_start=372
   _globals['_DRAIN']._serialized_end=379
-  _globals['_GETREQUEST']._serialized_start=381
-  _globals['_GETREQUEST']._serialized_end=414
-  _globals['_GETRESPONSE']._serialized_start=416
-  _globals['_GETRESPONSE']._serialized_end=470
-  _globals['_FOLLOWREQUEST']._serialized_start=472
-  _globals['_FOLLOWREQUEST']._serialized_end=556
-  _globals['_FOLLOWRESPONSE']._serialized_start=558
-  _globals['_FOLLOWRESPONSE']._serialized_end=616
-  _globals['_DELETEREQUEST']._serialized_start=618
-  _globals['_DELETEREQUEST']._serialized_end=654
-  _globals['_DELETERESPONSE']._serialized_start=656
-  _globals['_DELETERESPONSE']._serialized_end=754
-  _globals['_CANCELREQUEST']._serialized_start=756
-  _globals['_CANCELREQUEST']._serialized_end=792
-  _globals['_CANCELRESPONSE']._serialized_start=794
-  _globals['_CANCELRESPONSE']._serialized_end=851
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=853
-  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=942
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=944
-  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=1005
-  _globals['_COMPACTREQUEST']._serialized_start=1007
-  _globals['_COMPACTREQUEST']._serialized_end=1068
-  _globals['_COMPACTRESPONSE']._serialized_start=1071
-  _globals['_COMPACTRESPONSE']._serialized_end=1246
-  _globals['_LISTMODELSREQUEST']._serialized_start=1248
-  _globals['_LISTMODELSREQUEST']._serialized_end=1267
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1269
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1363
-  _globals['_MODEL']._serialized_start=1365
-  _globals['_MODEL']._serialized_end=1467
-  _globals['_SESSIONSERVICE']._serialized_start=1470
-  _globals['_SESSIONSERVICE']._serialized_end=2061
+  _globals['_STARTREQUEST']._serialized_start=381
+  _globals['_STARTREQUEST']._serialized_end=440
+  _globals['_STARTRESPONSE']._serialized_start=442
+  _globals['_STARTRESPONSE']._serialized_end=498
+  _globals['_GETREQUEST']._serialized_start=500
+  _globals['_GETREQUEST']._serialized_end=533
+  _globals['_GETRESPONSE']._serialized_start=535
+  _globals['_GETRESPONSE']._serialized_end=589
+  _globals['_FOLLOWREQUEST']._serialized_start=591
+  _globals['_FOLLOWREQUEST']._serialized_end=675
+  _globals['_FOLLOWRESPONSE']._serialized_start=677
+  _globals['_FOLLOWRESPONSE']._serialized_end=735
+  _globals['_DELETEREQUEST']._serialized_start=737
+  _globals['_DELETEREQUEST']._serialized_end=773
+  _globals['_DELETERESPONSE']._serialized_start=775
+  _globals['_DELETERESPONSE']._serialized_end=873
+  _globals['_CANCELREQUEST']._serialized_start=875
+  _globals['_CANCELREQUEST']._serialized_end=911
+  _globals['_CANCELRESPONSE']._serialized_start=913
+  _globals['_CANCELRESPONSE']._serialized_end=970
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_start=972
+  _globals['_LISTINPUTITEMSREQUEST']._serialized_end=1061
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_start=1063
+  _globals['_LISTINPUTITEMSRESPONSE']._serialized_end=1124
+  _globals['_COMPACTREQUEST']._serialized_start=1126
+  _globals['_COMPACTREQUEST']._serialized_end=1187
+  _globals['_COMPACTRESPONSE']._serialized_start=1190
+  _globals['_COMPACTRESPONSE']._serialized_end=1365
+  _globals['_LISTMODELSREQUEST']._serialized_start=1367
+  _globals['_LISTMODELSREQUEST']._serialized_end=1386
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1388
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1482
+  _globals['_MODEL']._serialized_start=1484
+  _globals['_MODEL']._serialized_end=1586
+  _globals['_SESSIONSERVICE']._serialized_start=1589
+  _globals['_SESSIONSERVICE']._serialized_end=2244
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,11 @@ class SessionServiceStub:
                 request_serializer=turnwire_dot_v1_dot_session__service__pb2.ConnectRequest.SerializeToString,
                 response_deserializer=turnwire_dot_v1_dot_session__service__pb2.ConnectResponse.FromString,
                 _registered_method=True)
+        self.Start = channel.unary_unary(
+                '/turnwire.v1.SessionService/Start',
+                request_serializer=turnwire_dot_v1_dot_session__service__pb2.StartRequest.SerializeToString,
+                response_deserializer=turnwire_dot_v1_dot_session__service__pb2.StartResponse.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/turnwire.v1.SessionService/Get',
                 request_serializer=turnwire_dot_v1_dot_session__service__pb2.GetRequest.SerializeToString,
@@ -89,6 +94,14 @@ class SessionServiceServicer:
         """One connection: the state of its turns lives as long as the stream, and longer where it is
         stored. The stream ends with OK after the client half-closes and its turns have ended, and with
         a status that names the reason otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Start(self, request, context):
+        """Begins a response that is made in the background: it runs on whatever becomes of its caller, is
+        stored, and is asked for by `Get` and `Follow`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +165,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=turnwire_dot_v1_dot_session__service__pb2.ConnectRequest.FromString,
                     response_serializer=turnwire_dot_v1_dot_session__service__pb2.ConnectResponse.SerializeToString,
+            ),
+            'Start': grpc.unary_unary_rpc_method_handler(
+                    servicer.Start,
+                    request_deserializer=turnwire_dot_v1_dot_session__service__pb2.StartRequest.FromString,
+                    response_serializer=turnwire_dot_v1_dot_session__service__pb2.StartResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -219,6 +237,33 @@ class SessionService:
             '/turnwire.v1.SessionService/Connect',
             turnwire_dot_v1_dot_session__service__pb2.ConnectRequest.SerializeToString,
             turnwire_dot_v1_dot_session__service__pb2.ConnectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Start(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/turnwire.v1.SessionService/Start',
+            turnwire_dot_v1_dot_session__service__pb2.StartRequest.SerializeToString,
+            turnwire_dot_v1_dot_session__service__pb2.StartResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class SessionServiceStub:
     stored. The stream ends with OK after the client half-closes and its turns have ended, and with
     a status that names the reason otherwise.
     """
+    Start: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.StartRequest, _session_service_pb2.StartResponse]
+    """Begins a response that is made in the background: it runs on whatever becomes of its caller, is
+    stored, and is asked for by `Get` and `Follow`.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]
     """Returns a stored response, also while it is being made."""
     Follow: _grpc.UnaryStreamMultiCallable[_session_service_pb2.FollowRequest, _session_service_pb2.FollowResponse]
@@ -74,6 +78,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """One connection: the state of its turns lives as long as the stream, and longer where it is
     stored. The stream ends with OK after the client half-closes and its turns have ended, and with
     a status that names the reason otherwise.
+    """
+    Start: _aio.UnaryUnaryMultiCallable[_session_service_pb2.StartRequest, _session_service_pb2.StartResponse]  # type: ignore[assignment]
+    """Begins a response that is made in the background: it runs on whatever becomes of its caller, is
+    stored, and is asked for by `Get` and `Follow`.
     """
     Get: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetRequest, _session_service_pb2.GetResponse]  # type: ignore[assignment]
     """Returns a stored response, also while it is being made."""
@@ -109,6 +117,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """One connection: the state of its turns lives as long as the stream, and longer where it is
         stored. The stream ends with OK after the client half-closes and its turns have ended, and with
         a status that names the reason otherwise.
+        """
+
+    @_abc_1.abstractmethod
+    def Start(
+        self,
+        request: _session_service_pb2.StartRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.StartResponse, _abc.Awaitable[_session_service_pb2.StartResponse]]:
+        """Begins a response that is made in the background: it runs on whatever becomes of its caller, is
+        stored, and is asked for by `Get` and `Follow`.
         """
 
     @_abc_1.abstractmethod

@@ -22,19 +22,22 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from turnwire.v1 import items_pb2 as turnwire_dot_v1_dot_items__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnwire/v1/state.proto\x12\x0bturnwire.v1\"l\n\x05Trace\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.StreamTrace\x12\'\n\x06\x61sides\x18\x02 \x03(\x0b\x32\x17.turnwire.v1.AsideTrace\x12\x0f\n\x07warm_up\x18\x03 \x01(\x08\"?\n\x0bStreamTrace\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x05\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\r\"\x1b\n\nAsideTrace\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnwire/v1/state.proto\x12\x0bturnwire.v1\x1a\x17turnwire/v1/items.proto\"\x98\x01\n\x05Trace\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.StreamTrace\x12\'\n\x06\x61sides\x18\x02 \x03(\x0b\x32\x17.turnwire.v1.AsideTrace\x12\x0f\n\x07warm_up\x18\x03 \x01(\x08\x12*\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x19.turnwire.v1.DroppedTrace\"?\n\x0c\x44roppedTrace\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x11.turnwire.v1.Item\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"?\n\x0bStreamTrace\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x05\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\r\"\x1b\n\nAsideTrace\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'turnwire.v1.state_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRACE']._serialized_start=40
-  _globals['_TRACE']._serialized_end=148
-  _globals['_STREAMTRACE']._serialized_start=150
-  _globals['_STREAMTRACE']._serialized_end=213
-  _globals['_ASIDETRACE']._serialized_start=215
-  _globals['_ASIDETRACE']._serialized_end=242
+  _globals['_TRACE']._serialized_start=66
+  _globals['_TRACE']._serialized_end=218
+  _globals['_DROPPEDTRACE']._serialized_start=220
+  _globals['_DROPPEDTRACE']._serialized_end=283
+  _globals['_STREAMTRACE']._serialized_start=285
+  _globals['_STREAMTRACE']._serialized_end=348
+  _globals['_ASIDETRACE']._serialized_start=350
+  _globals['_ASIDETRACE']._serialized_end=377
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from turnwire.v1 import items_pb2 as _items_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,6 +32,7 @@ class Trace(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     ASIDES_FIELD_NUMBER: _builtins.int
     WARM_UP_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     warm_up: _builtins.bool
     """Whether the response was a warm-up, which has no `response.in_progress`."""
     @_builtins.property
@@ -41,20 +43,53 @@ class Trace(_message.Message):
     def asides(self) -> _containers.RepeatedCompositeFieldContainer[Global___AsideTrace]:
         """Events that the response does not show, in the order of their numbers."""
 
+    @_builtins.property
+    def dropped(self) -> Global___DroppedTrace:
+        """The item that was begun last and is no part of the output, if there is one."""
+
     def __init__(
         self,
         *,
         streams: _abc.Iterable[Global___StreamTrace] | None = ...,
         asides: _abc.Iterable[Global___AsideTrace] | None = ...,
         warm_up: _builtins.bool = ...,
+        dropped: Global___DroppedTrace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asides", b"asides", "streams", b"streams", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asides", b"asides", "dropped", b"dropped", "streams", b"streams", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Trace: _TypeAlias = Trace  # noqa: Y015
+
+@_typing.final
+class DroppedTrace(_message.Message):
+    """An item that was not finished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """How many of its events had been told."""
+    @_builtins.property
+    def item(self) -> _items_pb2.Item:
+        """The item as far as it had come. Its streams are the last ones of the trace."""
+
+    def __init__(
+        self,
+        *,
+        item: _items_pb2.Item | None = ...,
+        events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedTrace: _TypeAlias = DroppedTrace  # noqa: Y015
 
 @_typing.final
 class StreamTrace(_message.Message):
@@ -92,7 +127,7 @@ Global___StreamTrace: _TypeAlias = StreamTrace  # noqa: Y015
 
 @_typing.final
 class AsideTrace(_message.Message):
-    """An event that stands between those of the output: an answer to a steering, an item that was dropped."""
+    """An event that stands between those of the output: an answer to a steering or to an interruption."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
