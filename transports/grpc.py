@@ -8,18 +8,22 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from service.connection import Connection
 from service.engine import Engine
 from service.errors import Ending, SessionError, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
 from service.paging import Page
 from transports import grpc_conversations
-from transports.grpc_calls import Unary, answering, as_json, tenant_of
+from transports.errand import run_errand
+from transports.following import follow
+from transports.grpc_calls import Calls, as_json
 from transports.grpc_conversations import ConversationService
-from transports.grpc_outbox import Outbox
+from transports.grpc_outbox import Outbox, writes_in
 from transports.grpc_server import GrpcServer
 from transports.grpc_stream import Context, Stream, parse
 from transports.health import Health
+from transports.refusals import count_rejected
 from turnwire.delta import Event
 from turnwire.v1 import session_service_pb2 as rpc
 
@@ -33,9 +37,10 @@ async def serve(engine: Engine, keys: Keys, limits: Limits, address: str) -> Grp
         return engine.ready
 
     names = (NAME, grpc_conversations.NAME)
+    calls = Calls(engine, keys, limits)
     handlers = [
-        SessionService(engine, keys, limits).handler(),
-        ConversationService(engine.conversations, Unary(keys)).handler(),
+        SessionService(engine, calls, limits).handler(),
+        ConversationService(engine, calls).handler(),
         Health(dict.fromkeys(("", *names), ready)).handler(),
     ]
     server = grpc.aio.server(handlers=handlers, options=options(limits))
@@ -47,17 +52,18 @@ async def serve(engine: Engine, keys: Keys, limits: Limits, address: str) -> Grp
 class SessionService:
     """The calls of the contract. Takes and returns bytes: streams are encoded event by event."""
 
-    def __init__(self, engine: Engine, keys: Keys, limits: Limits) -> None:
+    def __init__(self, engine: Engine, calls: Calls, limits: Limits) -> None:
         self._engine = engine
-        self._keys = keys
+        self._calls = calls
         self._limits = limits
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the calls, for a server to offer."""
-        unary = Unary(self._keys)
+        unary, answering = self._calls.unary, self._calls.answering
         calls = {
             "Connect": grpc.stream_stream_rpc_method_handler(answering(self._connect)),
             "Follow": grpc.unary_stream_rpc_method_handler(answering(self._follow)),
+            "Start": unary(rpc.StartRequest, self._start),
             "Get": unary(rpc.GetRequest, self._get),
             "Delete": unary(rpc.DeleteRequest, self._delete),
             "Cancel": unary(rpc.CancelRequest, self._cancel),
@@ -68,19 +74,22 @@ class SessionService:
         return grpc.method_handlers_generic_handler(NAME, calls)
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        try:
-            tenant = tenant_of(self._keys, context)
-        except Unauthenticated:
-            self._engine.rejected("grpc", "auth")
-            raise
         stream = Stream(context, self._limits)
-        await stream.run(requests, self._engine.connect(tenant, "grpc", stream))
+        await stream.run(requests, self._open(stream, context))
+
+    def _open(self, stream: Stream, context: Context) -> Connection:
+        """Open a connection. Raises `Refusal`, of which its being no connection is counted here."""
+        try:
+            return self._engine.connect(self._calls.tenant_of(context), "grpc", stream)
+        except Unauthenticated as refusal:
+            count_rejected(self._engine, "grpc", refusal)
+            raise
 
     async def _follow(self, data: bytes, context: Context) -> None:
-        tenant = tenant_of(self._keys, context)
+        tenant = self._calls.tenant_of(context)
         request = parse(rpc.FollowRequest, data)
         after = request.starting_after if request.HasField("starting_after") else None
-        events = await self._engine.responses.follow(tenant, request.response_id, after)
+        events = await follow(self._engine, tenant, request.response_id, after)
         async with aclosing(events):
             # Where the first write, which would say it, is cut, gRPC could not say a status.
             await context.send_initial_metadata(())
@@ -97,11 +106,16 @@ class SessionService:
 
     async def _write(self, message: bytes, context: Context) -> None:
         try:
-            async with asyncio.timeout(self._limits.send_deadline):
+            async with asyncio.timeout(self._limits.send_deadline * writes_in(message)):
                 await context.write(message)
         except TimeoutError:
             text = "The client reads too slowly. Follow the response again, and read."
             raise SessionError(Ending.SLOW_READER, text) from None
+
+    async def _start(self, tenant: str, request: rpc.StartRequest) -> rpc.StartResponse:
+        create = as_json(request.create)
+        create.settings.background = True
+        return rpc.StartResponse(response=await self._engine.start(tenant, create))
 
     async def _get(self, tenant: str, request: rpc.GetRequest) -> rpc.GetResponse:
         response = await self._engine.responses.get(tenant, request.response_id)
@@ -122,7 +136,12 @@ class SessionService:
         return rpc.ListInputItemsResponse(list=items)
 
     async def _compact(self, tenant: str, request: rpc.CompactRequest) -> rpc.CompactResponse:
-        return await self._engine.responses.compact(tenant, as_json(request.create))
+        create = as_json(request.create)
+
+        async def compact() -> rpc.CompactResponse:
+            return await self._engine.responses.compact(tenant, create)
+
+        return await run_errand(self._engine, tenant, "grpc", compact)
 
     async def _list_models(
         self, tenant: str, request: rpc.ListModelsRequest

@@ -8,9 +8,13 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from service.errors import Ending, Refusal, SessionError
+from service.engine import Engine
+from service.errors import Ending, Failed, Refusal, SessionError, Unauthenticated
 from service.keys import Keys
+from service.limits import Limits
 from transports.grpc_stream import Context, parse
+from transports.large_answers import LargeAnswers, encoded, is_large
+from transports.refusals import SMALL, MessageTooLarge, count_refused
 from transports.status import STATUS
 from turnwire import json_codec
 
@@ -37,28 +41,86 @@ Answer = TypeVar("Answer")
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class Unary:
-    """Makes calls that take one message and return one."""
+class Calls:
+    """Makes calls of what answers them: says in gRPC's words how one failed, and counts it."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, engine: Engine, keys: Keys, limits: Limits) -> None:
+        self._engine = engine
         self._keys = keys
+        self._most = limits.message_bytes
+        self._large_answers = LargeAnswers()
 
-    def __call__(
+    def unary(
         self, kind: type[M], call: Callable[[str, M], Awaitable[Message]]
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Return the call for a server to offer. `call` takes the caller's tenant and a `kind`."""
+        """Offer a call that takes one message and returns one. `call` takes the caller's tenant too."""
+        return self._unary(kind, call, self._most)
 
+    def small_unary(
+        self, kind: type[M], call: Callable[[str, M], Awaitable[Message]]
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Offer such a call that takes few items, of which some may be images."""
+        return self._unary(kind, call, min(SMALL, self._most))
+
+    def answering(
+        self, call: Callable[[Request, Context], Awaitable[Answer]]
+    ) -> Callable[[Request, Context], Awaitable[Answer]]:
+        """Say how a call failed. What was not meant to fail is logged, and not told."""
+
+        async def answer(request: Request, context: Context) -> Answer:
+            try:
+                return await self._told(call(request, context), context)
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.BaseError as over:
+                # The client has left, so nobody is there to be told; gRPC would log it as a failure.
+                raise asyncio.CancelledError from over
+
+        return answer
+
+    def tenant_of(self, context: Context) -> str:
+        """Return whose call it is. Raises `Unauthenticated`, also for one who has two keys."""
+        metadata = context.invocation_metadata() or ()
+        authorizations = [str(value) for key, value in metadata if key == "authorization"]
+        if len(authorizations) > 1:
+            raise Unauthenticated
+        return self._keys.tenant_of(authorizations[0] if authorizations else None)
+
+    def _unary(
+        self, kind: type[M], call: Callable[[str, M], Awaitable[Message]], most: int
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         async def answer(data: bytes, context: Context) -> bytes:
-            tenant = tenant_of(self._keys, context)
-            return (await call(tenant, parse(kind, data))).SerializeToString()
+            tenant = self.tenant_of(context)
+            if len(data) > most:
+                raise MessageTooLarge(f"{most} bytes")
+            message = await call(tenant, parse(kind, data))
+            if is_large(message):
+                return await self._large(message, tenant, context)
+            return message.SerializeToString()
 
-        return grpc.unary_unary_rpc_method_handler(answering(answer))
+        return grpc.unary_unary_rpc_method_handler(self.answering(answer))
 
+    async def _large(self, message: Message, tenant: str, context: Context) -> bytes:
+        """Encode a large message; it has its place until it is written, or its client has left."""
+        leave = await self._large_answers.take(tenant)
+        context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]  # the stub is no protocol
+        return await encoded(message, type(message).SerializeToString)
 
-def tenant_of(keys: Keys, context: Context) -> str:
-    """Return whose call it is. Raises `Unauthenticated`."""
-    authorization = dict(context.invocation_metadata() or ()).get("authorization")
-    return keys.tenant_of(str(authorization) if authorization is not None else None)
+    async def _told(self, answer: Awaitable[Answer], context: Context) -> Answer:
+        try:
+            return await answer
+        except Refusal as refusal:
+            count_refused(self._engine, "grpc", refusal)
+            trailers = (("turnwire-code", refusal.code),)
+            await context.abort(REFUSED[refusal.status], refusal.message, trailers)
+        except SessionError as error:
+            await _abort(context, error)
+        except grpc.aio.BaseError:
+            raise
+        except Exception:
+            _logger.exception("call_failed", transport="grpc")
+            count_refused(self._engine, "grpc", Failed())
+            await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
 
 
 def as_json(message: M) -> M:
@@ -67,38 +129,6 @@ def as_json(message: M) -> M:
         return json_codec.canonical(message)
     except json_codec.InvalidJson as invalid:
         raise Refusal.of_invalid(invalid) from None
-
-
-def answering(
-    call: Callable[[Request, Context], Awaitable[Answer]],
-) -> Callable[[Request, Context], Awaitable[Answer]]:
-    """Say in gRPC's words how a call failed. What was not meant to fail is logged, and not told."""
-
-    async def answer(request: Request, context: Context) -> Answer:
-        try:
-            return await _told(call(request, context), context)
-        except grpc.aio.AbortError:
-            raise
-        except grpc.aio.BaseError as over:
-            # The client has left, so nobody is there to be told; gRPC would log it as a failure.
-            raise asyncio.CancelledError from over
-
-    return answer
-
-
-async def _told(answer: Awaitable[Answer], context: Context) -> Answer:
-    try:
-        return await answer
-    except Refusal as refusal:
-        trailers = (("turnwire-code", refusal.code),)
-        await context.abort(REFUSED[refusal.status], refusal.message, trailers)
-    except SessionError as error:
-        await _abort(context, error)
-    except grpc.aio.BaseError:
-        raise
-    except Exception:
-        _logger.exception("call_failed", transport="grpc")
-        await _abort(context, SessionError(Ending.INTERNAL, "Internal error."))
 
 
 async def _abort(context: Context, error: SessionError) -> Never:

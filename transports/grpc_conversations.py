@@ -1,25 +1,32 @@
 """The gRPC face of conversations."""
 
-import grpc
+from collections.abc import Sequence
+from typing import Final
 
-from service.conversations import Conversations
+import grpc
+from google.protobuf.message import Message
+
+from service.engine import Engine
+from service.errors import Refusal
 from service.paging import Page
-from transports.grpc_calls import Unary, as_json
+from transports.grpc_calls import Calls, as_json
 from turnwire.v1 import conversation_service_pb2 as rpc
 
 NAME = rpc.DESCRIPTOR.services_by_name["ConversationService"].full_name
+_MOST_ITEMS: Final = 20
 
 
 class ConversationService:
     """The calls of the contract, each one call of the engine's."""
 
-    def __init__(self, conversations: Conversations, unary: Unary) -> None:
-        self._conversations = conversations
-        self._unary = unary
+    def __init__(self, engine: Engine, calls: Calls) -> None:
+        self._engine = engine
+        self._conversations = engine.conversations
+        self._calls = calls
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the calls, for a server to offer."""
-        unary = self._unary
+        unary = self._calls.small_unary
         calls = {
             "CreateConversation": unary(rpc.CreateConversationRequest, self._create),
             "GetConversation": unary(rpc.GetConversationRequest, self._get),
@@ -35,6 +42,8 @@ class ConversationService:
     async def _create(
         self, tenant: str, request: rpc.CreateConversationRequest
     ) -> rpc.CreateConversationResponse:
+        self._engine.admit()
+        _check_count(request.items)
         conversation = await self._conversations.create(tenant, as_json(request))
         return rpc.CreateConversationResponse(conversation=conversation)
 
@@ -47,17 +56,21 @@ class ConversationService:
     async def _update(
         self, tenant: str, request: rpc.UpdateConversationRequest
     ) -> rpc.UpdateConversationResponse:
+        self._engine.admit()
         conversation = await self._conversations.update(tenant, as_json(request))
         return rpc.UpdateConversationResponse(conversation=conversation)
 
     async def _delete(
         self, tenant: str, request: rpc.DeleteConversationRequest
     ) -> rpc.DeleteConversationResponse:
+        self._engine.admit()
         return await self._conversations.delete(tenant, request.conversation_id)
 
     async def _create_items(
         self, tenant: str, request: rpc.CreateItemsRequest
     ) -> rpc.CreateItemsResponse:
+        self._engine.admit()
+        _check_count(request.items)
         added = await self._conversations.add_items(tenant, as_json(request))
         return rpc.CreateItemsResponse(list=added)
 
@@ -75,6 +88,14 @@ class ConversationService:
     async def _delete_item(
         self, tenant: str, request: rpc.DeleteItemRequest
     ) -> rpc.DeleteItemResponse:
+        self._engine.admit()
         names = (request.conversation_id, request.item_id)
         conversation = await self._conversations.delete_item(tenant, *names)
         return rpc.DeleteItemResponse(conversation=conversation)
+
+
+def _check_count(items: Sequence[Message]) -> None:
+    """Refuse very many items before any of them is looked at."""
+    if len(items) > _MOST_ITEMS:
+        message = f"At most {_MOST_ITEMS} items may be added at once."
+        raise Refusal("invalid_value", message, "items")

@@ -3,12 +3,12 @@
 import functools
 from collections import deque
 
-from service.limits import MIB
 from turnwire.delta import Event, to_wire
 from turnwire.v1 import session_service_pb2 as rpc
 
-MESSAGE_BYTES = MIB
-"""A message grows to this; a larger one is a single event. Clients accept 4 MiB by default."""
+MESSAGE_BYTES = 256 * 1024
+"""A message grows to this; a larger one is a single event. It has to be read within the deadline of a
+write; clients accept 4 MiB by default."""
 EVENTS_TAG = rpc.ConnectResponse.EVENTS_FIELD_NUMBER << 3 | 2  # 2: length-delimited
 
 
@@ -36,6 +36,11 @@ class Outbox:
         message = bytes(self._messages.popleft())
         self.size -= len(message)
         return message
+
+
+def writes_in(message: bytes) -> int:
+    """Return how many deadlines a message has: one for each part of the usual size."""
+    return 1 + len(message) // MESSAGE_BYTES
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,8 +14,9 @@ from google.protobuf.message import DecodeError, Message
 
 from service.connection import Connection
 from service.errors import Ending, Refusal, SessionError
-from service.limits import PATIENCE, Limits
-from transports.grpc_outbox import EVENTS_TAG, Outbox
+from service.limits import Limits
+from transports.grpc_outbox import EVENTS_TAG, Outbox, writes_in
+from transports.patience import Patience
 from turnwire import json_codec
 from turnwire.delta import Event
 from turnwire.v1 import events_pb2
@@ -47,7 +48,9 @@ class Stream:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox()
+        self._trust = Patience(limits)
         self._in_flight = 0
+        self._deadline = limits.send_deadline  # of the write in flight
         self._since = self._loop.time()  # the write in flight began, or the last one ended
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._patience: asyncio.Timeout | None = None  # of the writer, while it runs
@@ -55,10 +58,10 @@ class Stream:
         self._outcome: BaseException | None = None
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Add events to the next message. Cuts the stream if the bound had been passed before."""
+        """Add events to the next message. Cuts a stream that is fed on and does not read."""
         if self._ended:
             return
-        if self._overfed:
+        if self._trust.is_over(self._unsent):
             self._cut()
             return
         for event in events:
@@ -147,6 +150,7 @@ class Stream:
 
     async def _write(self, message: bytes) -> None:
         self._in_flight, self._since = len(message), self._loop.time()
+        self._deadline = self._limits.send_deadline * writes_in(message)
         await self._context.write(message)
         self._in_flight, self._since = 0, self._loop.time()
         if not self.congested:
@@ -155,7 +159,7 @@ class Stream:
     def _patrol(self) -> None:
         """Watch both deadlines, a little late: a timer a write costs a third of the write."""
         still = self._loop.time() - self._since
-        if self._overfed or (self._in_flight and still >= self._limits.send_deadline):
+        if self._in_flight and still >= self._deadline:
             self._cut()
         elif not self._in_flight and still >= self._limits.ping_interval:
             self._outbox.add(_HEARTBEAT)
@@ -174,10 +178,6 @@ class Stream:
         self._in_flight = 0
         self._outbox = Outbox()
         self._room.set()
-
-    @property
-    def _overfed(self) -> bool:
-        return self._unsent > PATIENCE * self._limits.outbound_bytes
 
     @property
     def _unsent(self) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self, cast
 
 from starlette.types import ASGIApp
@@ -19,13 +20,15 @@ from service.engine import Engine
 from service.errors import Ending, Refusal
 from service.keys import Keys
 from service.limits import Limits
+from transports.endpoint import Endpoint, plain_http
 from transports.http_api import api
 from transports.keepalive import Wheel
+from transports.refusals import TooSlow, count_refused
 from transports.websocket import WebSocketConnection, warn_if_slow
-from transports.websocket_handshake import Endpoint, plain_http
 
 _HEAD_BYTES: Final = 64 * 1024
 _STOP_SECONDS: Final = 15
+_UNSENT: Final = 128 * 1024  # bytes that the kernel may hold and not have sent
 _PROGRESS: Final = 64 * 1024  # bytes that a client must have read of what waits, each deadline
 
 
@@ -36,6 +39,14 @@ class Address(NamedTuple):
     port: int
 
 
+class Port(NamedTuple):
+    """What the connections of a port have in common; `refused` counts what HTTP itself refuses."""
+
+    limits: Limits
+    wheel: Wheel
+    refused: Callable[[Refusal], None]
+
+
 class HeadTooLarge(Refusal):
     """A request's head is larger than any client of ours sends."""
 
@@ -43,19 +54,6 @@ class HeadTooLarge(Refusal):
 
     def __init__(self) -> None:
         super().__init__("head_too_large", f"Headers may have at most {_HEAD_BYTES} bytes.")
-
-
-class RequestTimeout(Refusal):
-    """A request's body does not arrive."""
-
-    status = 408
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(
-            "message_timeout",
-            f"A request must arrive within {limits.receive_deadline:g} seconds. "
-            "Send less at once: previous_response_id stands for what was said before.",
-        )
 
 
 class HttpServer:
@@ -76,6 +74,7 @@ class HttpServer:
             raise OSError(
                 f"Cannot listen on {address.host}:{address.port}: {error.strerror}"
             ) from error
+        bound_unsent(listener)
         config.load()
         server = Server(config)
         server.lifespan = config.lifespan_class(config)
@@ -97,7 +96,11 @@ async def serve(engine: Engine, keys: Keys, limits: Limits, address: Address) ->
 
 async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:
     """Serve the API with an endpoint that the caller keeps hold of."""
-    config = configure(api(endpoint), endpoint.limits, endpoint.wheel)
+
+    def refused(refusal: Refusal) -> None:
+        count_refused(endpoint.engine, "http", refusal)
+
+    config = configure(api(endpoint), Port(endpoint.limits, endpoint.wheel, refused))
     config.ws = cast("type[asyncio.Protocol]", functools.partial(WebSocketConnection, endpoint))
     return await HttpServer.start(config, address)
 
@@ -114,11 +117,11 @@ def wheel_for(limits: Limits) -> Wheel:
     return Wheel(min(1.0, shortest / 4))
 
 
-def configure(app: ASGIApp, limits: Limits, wheel: Wheel) -> Config:
+def configure(app: ASGIApp, port: Port) -> Config:
     """Return what uvicorn is to do: HTTP and nothing else."""
     return Config(
         app,
-        http=cast("type[asyncio.Protocol]", functools.partial(_BoundedHttp, limits, wheel)),
+        http=cast("type[asyncio.Protocol]", functools.partial(_BoundedHttp, port)),
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -129,6 +132,16 @@ def configure(app: ASGIApp, limits: Limits, wheel: Wheel) -> Config:
         proxy_headers=False,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
+
+
+def bound_unsent(listener: socket.socket) -> None:
+    """Have the kernel take little more than it can send, on every connection that is accepted.
+
+    It would take megabytes at once otherwise, and between two such steps a client that reads slowly and
+    steadily could not be told from one that does not read.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # not on every platform
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
 class _Client:
@@ -154,16 +167,16 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def __init__(
         self,
-        limits: Limits,
-        wheel: Wheel,
+        port: Port,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = limits
-        self._wheel = wheel
+        self._limits = port.limits
+        self._wheel = port.wheel
+        self._refused = port.refused
         self._deadline = 0.0  # none
         self._head = 0  # bytes of a head that is not complete
         self._unread = 0  # bytes of answers, at `_unread_at`
@@ -246,7 +259,7 @@ class _BoundedHttp(HttpToolsProtocol):
     def _give_up(self) -> None:
         """Drop a client whose request does not arrive; one whose head has is told why."""
         if self._answering:
-            self._turn_away(RequestTimeout(self._limits))
+            self._turn_away(TooSlow(self._limits))
         else:
             self.transport.abort()
 
@@ -258,6 +271,7 @@ class _BoundedHttp(HttpToolsProtocol):
         if self._answering:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._refused(refusal)
         self.transport.write(plain_http(refusal).serialize())
         self.transport.close()
 

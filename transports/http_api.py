@@ -8,17 +8,20 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.engine import Engine
 from service.errors import NotFound, Refusal
+from transports.endpoint import Endpoint
+from transports.errand import run_errand
+from transports.following import follow
 from transports.http_exchange import Collected, while_there
-from transports.http_resource import Call, Handler, Resource, not_found, said
+from transports.http_resource import Call, Handler, Resource, not_found
 from transports.http_stream import Playback, Streamed
 from transports.tickets import ticket_routes
-from transports.websocket_handshake import Endpoint
 from turnwire.delta import Event
 from turnwire.v1 import conversation_service_pb2, events_pb2, responses_pb2
 
@@ -51,7 +54,9 @@ def api(endpoint: Endpoint) -> Starlette:
         for prefix in _PREFIXES
         for path, methods in resources.items()
     ]
-    app = Starlette(routes=[*ticket_routes(endpoint), *routes], exception_handlers={404: not_found})
+    app = Starlette(
+        routes=[*ticket_routes(endpoint), *routes], exception_handlers={404: not_found(endpoint)}
+    )
     app.router.redirect_slashes = False
     return app
 
@@ -80,7 +85,7 @@ class Responses:
         create = _without_lane(await call.read(responses_pb2.CreateResponse))
         if create.settings.background:
             return await self._start(call, create)
-        exchange = Streamed(call.client, call.limits) if create.stream else Collected(call.client)
+        exchange = _streamed(call) if create.stream else _collected(call)
         connection = self._engine.connect(call.tenant, "http", exchange)
         exchange.source = connection
         connection.receive(events_pb2.ClientEvent(create=create))
@@ -89,34 +94,37 @@ class Responses:
     async def _start(self, call: Call, create: responses_pb2.CreateResponse) -> ASGIApp:
         response = await self._engine.start(call.tenant, create)
         if not create.stream:
-            return said(response)
-        return _played(call, await self._engine.responses.follow(call.tenant, response.id, None))
+            return call.said(response)
+        return _played(call, await follow(self._engine, call.tenant, response.id, None))
 
     async def _get(self, call: Call) -> ASGIApp:
         response_id = call.named("response_id")
         if not call.switch("stream"):
-            return said(await self._engine.responses.get(call.tenant, response_id))
+            return call.said(await self._engine.responses.get(call.tenant, response_id))
         after = call.number("starting_after")
-        return _played(call, await self._engine.responses.follow(call.tenant, response_id, after))
+        return _played(call, await follow(self._engine, call.tenant, response_id, after))
 
     async def _delete(self, call: Call) -> ASGIApp:
         response_id = call.named("response_id")
-        return said(await self._engine.responses.delete(call.tenant, response_id))
+        return call.said(await self._engine.responses.delete(call.tenant, response_id))
 
     async def _cancel(self, call: Call) -> ASGIApp:
         response_id = call.named("response_id")
-        return said(await self._engine.responses.cancel(call.tenant, response_id))
+        return call.said(await self._engine.responses.cancel(call.tenant, response_id))
 
     async def _input_items(self, call: Call) -> ASGIApp:
         response_id, page = call.named("response_id"), call.page()
-        return said(await self._engine.responses.input_items(call.tenant, response_id, page))
+        return call.said(await self._engine.responses.input_items(call.tenant, response_id, page))
 
     async def _compact(self, call: Call) -> ASGIApp:
         create = _without_lane(await call.read(responses_pb2.CreateResponse))
 
+        async def compact() -> Message:
+            return await self._engine.responses.compact(call.tenant, create)
+
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            work = self._engine.responses.compact(call.tenant, create)
-            await said(await while_there(receive, work))(scope, receive, send)
+            work = run_errand(self._engine, call.tenant, "http", compact)
+            await call.said(await while_there(receive, work))(scope, receive, send)
 
         return answer
 
@@ -132,14 +140,13 @@ class Models:
         return {"/models": {"GET": self._list}, "/models/{model:path}": {"GET": self._get}}
 
     async def _list(self, call: Call) -> ASGIApp:
-        del call
-        return said(self._engine.models())
+        return call.said(self._engine.models())
 
     async def _get(self, call: Call) -> ASGIApp:
         name = call.named("model")
         for model in self._engine.models().models:
             if model.id == name:
-                return said(model)
+                return call.said(model)
         raise NotFound("model_not_found", f"Model '{name[:64]}' not found.", "model")
 
 
@@ -169,46 +176,61 @@ class Conversations:
         }
 
     async def _create(self, call: Call) -> ASGIApp:
-        request = await call.read(conversation_service_pb2.CreateConversationRequest)
-        return said(await self._engine.conversations.create(call.tenant, request))
+        self._engine.admit()
+        request = await call.read_small(conversation_service_pb2.CreateConversationRequest)
+        return call.said(await self._engine.conversations.create(call.tenant, request))
 
     async def _get(self, call: Call) -> ASGIApp:
         conversation_id = call.named("conversation_id")
-        return said(await self._engine.conversations.get(call.tenant, conversation_id))
+        return call.said(await self._engine.conversations.get(call.tenant, conversation_id))
 
     async def _update(self, call: Call) -> ASGIApp:
-        request = await call.read(conversation_service_pb2.UpdateConversationRequest)
+        self._engine.admit()
+        request = await call.read_small(conversation_service_pb2.UpdateConversationRequest)
         request.conversation_id = call.named("conversation_id")
-        return said(await self._engine.conversations.update(call.tenant, request))
+        return call.said(await self._engine.conversations.update(call.tenant, request))
 
     async def _delete(self, call: Call) -> ASGIApp:
+        self._engine.admit()
         conversation_id = call.named("conversation_id")
-        return said(await self._engine.conversations.delete(call.tenant, conversation_id))
+        return call.said(await self._engine.conversations.delete(call.tenant, conversation_id))
 
     async def _items(self, call: Call) -> ASGIApp:
         conversation_id, page = call.named("conversation_id"), call.page()
-        return said(await self._engine.conversations.items(call.tenant, conversation_id, page))
+        return call.said(await self._engine.conversations.items(call.tenant, conversation_id, page))
 
     async def _add_items(self, call: Call) -> ASGIApp:
-        request = await call.read(conversation_service_pb2.CreateItemsRequest)
+        self._engine.admit()
+        request = await call.read_small(conversation_service_pb2.CreateItemsRequest)
         request.conversation_id = call.named("conversation_id")
-        return said(await self._engine.conversations.add_items(call.tenant, request))
+        return call.said(await self._engine.conversations.add_items(call.tenant, request))
 
     async def _item(self, call: Call) -> ASGIApp:
         conversation_id, item_id = call.named("conversation_id"), call.named("item_id")
-        return said(await self._engine.conversations.item(call.tenant, conversation_id, item_id))
+        return call.said(
+            await self._engine.conversations.item(call.tenant, conversation_id, item_id)
+        )
 
     async def _delete_item(self, call: Call) -> ASGIApp:
+        self._engine.admit()
         conversation_id, item_id = call.named("conversation_id"), call.named("item_id")
-        return said(
+        return call.said(
             await self._engine.conversations.delete_item(call.tenant, conversation_id, item_id)
         )
 
 
 def _played(call: Call, batches: AsyncGenerator[Sequence[Event], None]) -> Streamed:
-    stream = Streamed(call.client, call.limits)
+    stream = _streamed(call)
     stream.source = Playback(batches, stream)
     return stream
+
+
+def _streamed(call: Call) -> Streamed:
+    return Streamed(call.client, call.limits)
+
+
+def _collected(call: Call) -> Collected:
+    return Collected(call.client, call.tenant, call.endpoint.large_answers)
 
 
 def _without_lane(create: responses_pb2.CreateResponse) -> responses_pb2.CreateResponse:

@@ -6,21 +6,19 @@ The source of the events is closed when all has been said, and at once when the 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import Ending, Overloaded, Refusal, SessionError
-from turnwire import json_codec
+from transports.following import is_last
+from transports.http_answer import Said, say
+from transports.large_answers import LargeAnswers
 from turnwire.delta import Delta, Event
 from turnwire.v1 import events_pb2
 
 T = TypeVar("T")
-
-LAST: Final = frozenset({"completed", "failed", "incomplete", "error"})
-"""Kinds of events after which a response has no more."""
 
 
 class Client(Protocol):
@@ -58,14 +56,14 @@ class Exchange(ABC):
         self._refusal: Refusal | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises `Refusal` if that is all there is to say."""
+        """Answer the request."""
         watch = asyncio.create_task(departure(receive))
         watch.add_done_callback(self._left)
         try:
             await self._news.wait()
-            if self._refusal is not None:
-                raise self._refusal
-            await self._answer(scope, receive, send)
+            # Said here and not raised: what came from the engine it has counted.
+            answer = self._answer if self._refusal is None else say(self._refusal)
+            await answer(scope, receive, send)
             watch.cancel()  # once an answer is complete it would see a departure
             await self._finished()
         finally:
@@ -112,8 +110,10 @@ class Collected(Exchange):
     congested = False
     """Nothing is kept but the end."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, tenant: str, large_answers: LargeAnswers) -> None:
         super().__init__(client)
+        self._tenant = tenant
+        self._large_answers = large_answers
         self._last: events_pb2.ServerEvent | None = None
 
     def deliver(self, events: Sequence[Event]) -> None:
@@ -123,7 +123,7 @@ class Collected(Exchange):
                 continue
             if event.HasField("error"):
                 self._refuse(Refusal.of(event.error))
-            elif event.WhichOneof("kind") in LAST:
+            elif is_last(event):
                 self._last = event
                 self._leave()
 
@@ -133,8 +133,8 @@ class Collected(Exchange):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._last is not None:
             ended = getattr(self._last, self._last.WhichOneof("kind") or "")
-            body = json_codec.encode(ended.response)
-            await Response(body, media_type="application/json")(scope, receive, send)
+            said = Said(ended.response, self._tenant, self._large_answers)
+            await said(scope, receive, send)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._refusal = refusal

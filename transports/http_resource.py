@@ -18,11 +18,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 
-from service.errors import Ending, Failed, Forbidden, NotFound, Refusal, Unauthenticated
+from service.errors import Ending, Failed, NotFound, Refusal, Unauthenticated
 from service.limits import Limits
 from service.paging import Page
+from transports.endpoint import Endpoint
+from transports.http_answer import Said, say
 from transports.http_exchange import Client
-from transports.websocket_handshake import Endpoint, headers_of
+from transports.refusals import SMALL, MessageTooLarge, count_refused
 from turnwire import json_codec
 
 M = TypeVar("M", bound=Message)
@@ -42,20 +44,6 @@ class MethodNotAllowed(Refusal):
         self.headers = {"Allow": allowed}
 
 
-class BodyTooLarge(Refusal):
-    """A request's body is larger than this server reads."""
-
-    status = 413
-    headers = MappingProxyType({"Connection": "close"})
-
-    def __init__(self, most: int) -> None:
-        super().__init__(
-            "message_too_large",
-            f"A request's body may have at most {most} bytes. Send less of the conversation: "
-            "previous_response_id stands for what was said before.",
-        )
-
-
 class EncodedBody(Refusal):
     """A request's body is compressed, and only its receiver would know how large it is."""
 
@@ -69,32 +57,27 @@ class EncodedBody(Refusal):
 class Body:
     """What a client sends after the head, read once."""
 
-    def __init__(self, receive: Receive, headers: Headers, most: int) -> None:
+    def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         self._headers = headers
-        self._most = most
         self._unread = True
 
-    async def read(self) -> bytes:
-        """Return all of it. Raises `BodyTooLarge`, `EncodedBody` or `ClientDisconnect`."""
+    async def read(self, most: int) -> bytes:
+        """Return all of it. Raises `MessageTooLarge`, `EncodedBody` or `ClientDisconnect`."""
         if self._headers.get("Content-Encoding", "").lower() not in _UNENCODED:
             raise EncodedBody
-        self._check(int(self._headers.get("Content-Length", 0)))
+        _check(int(self._headers.get("Content-Length", 0)), most)
         chunks, size = [], 0
         while self._unread:
             chunks.append(await self._next())
             size += len(chunks[-1])
-            self._check(size)
+            _check(size, most)
         return b"".join(chunks)
 
     async def discard(self) -> None:
         """Let the client finish: closing on unread bytes could take our last words from it."""
         while self._unread:
             await self._next()
-
-    def _check(self, size: int) -> None:
-        if size > self._most:
-            raise BodyTooLarge(self._most)
 
     async def _next(self) -> bytes:
         message = await self._receive()
@@ -112,7 +95,12 @@ class Call:
     tenant: str
     request: Request
     body: Body
-    limits: Limits
+    endpoint: Endpoint
+
+    @property
+    def limits(self) -> Limits:
+        """What it may cost."""
+        return self.endpoint.limits
 
     @property
     def client(self) -> Client:
@@ -127,8 +115,19 @@ class Call:
 
     async def read(self, kind: type[M]) -> M:
         """Read the body as a message; no body is an empty object. Raises `Refusal`."""
+        return await self._read(kind, self.limits.message_bytes)
+
+    async def read_small(self, kind: type[M]) -> M:
+        """Read the body of what has few items, of which some may be images. Raises `Refusal`."""
+        return await self._read(kind, min(SMALL, self.limits.message_bytes))
+
+    def said(self, message: Message) -> ASGIApp:
+        """Answer with a message."""
+        return Said(message, self.tenant, self.endpoint.large_answers)
+
+    async def _read(self, kind: type[M], most: int) -> M:
         try:
-            return json_codec.decode(kind, await self.body.read() or b"{}")
+            return json_codec.decode(kind, await self.body.read(most) or b"{}")
         except json_codec.InvalidJson as invalid:
             raise Refusal.of_invalid(invalid) from None
 
@@ -170,18 +169,21 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         request = Request(scope, receive)
-        body = Body(receive, request.headers, self._endpoint.limits.message_bytes)
+        body = Body(receive, request.headers)
         reply = _Reply(send)
         try:
             answer = await self._understand(request, body)
             await answer(scope, receive, reply.send)
-        except BodyTooLarge as refusal:
+        except MessageTooLarge as refusal:
+            self._count(refusal)
             await _part(refusal, body, reply.send)
         except Refusal as refusal:
+            self._count(refusal)
             await say(refusal)(scope, receive, reply.send)
         except ClientDisconnect:
             return
         except Exception:
+            self._count(Failed())
             _logger.exception("request_failed")
             await reply.fail(scope, receive)
 
@@ -189,23 +191,18 @@ class Resource:
         tenant = self._admit(request.headers)
         if (handler := self._methods.get(request.method)) is None:
             raise MethodNotAllowed(", ".join(self._methods))
-        return await handler(Call(tenant, request, body, self._endpoint.limits))
+        return await handler(Call(tenant, request, body, self._endpoint))
 
     def _admit(self, headers: Headers) -> str:
         """Return the tenant that asks. Raises `Forbidden` or `Unauthenticated`."""
-        endpoint = self._endpoint
-        try:
-            endpoint.screen(headers.getlist("Origin"), headers.getlist("Host"))
-            authorizations = headers.getlist("Authorization")
-            if len(authorizations) > 1:
-                raise Unauthenticated
-            return endpoint.keys.tenant_of(authorizations[0] if authorizations else None)
-        except Unauthenticated:
-            endpoint.engine.rejected("http", "auth")
-            raise
-        except Forbidden:
-            endpoint.engine.rejected("http", "origin")
-            raise
+        self._endpoint.screen(headers.getlist("Origin"), headers.getlist("Host"))
+        authorizations = headers.getlist("Authorization")
+        if len(authorizations) > 1:
+            raise Unauthenticated
+        return self._endpoint.keys.tenant_of(authorizations[0] if authorizations else None)
+
+    def _count(self, refusal: Refusal) -> None:
+        count_refused(self._endpoint.engine, "http", refusal)
 
 
 class _Reply:
@@ -230,25 +227,27 @@ class _Reply:
             await say(Failed())(scope, receive, self.send)
 
 
-def say(refusal: Refusal) -> Response:
-    """Say a refusal in HTTP."""
-    return Response(refusal.body(), refusal.status, headers_of(refusal))
+def not_found(endpoint: Endpoint) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return what says that nothing is at a path."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        del request, error
+        refusal = NotFound("not_found", "Nothing is here. The API begins at /v1/responses.")
+        count_refused(endpoint.engine, "http", refusal)
+        return say(refusal)
+
+    return answer
 
 
-def said(message: Message) -> Response:
-    """Answer with a message."""
-    return Response(json_codec.encode(message), media_type="application/json")
-
-
-async def not_found(request: Request, error: Exception) -> Response:
-    """Say that nothing is at a path."""
-    del request, error
-    return say(NotFound("not_found", "Nothing is here. The API begins at /v1/responses."))
+def _check(size: int, most: int) -> None:
+    if size > most:
+        raise MessageTooLarge(f"{most} bytes")
 
 
 async def _part(refusal: Refusal, body: Body, send: Send) -> None:
     """Answer while the client still sends, and close when it has heard, or sent all."""
     answer = say(refusal)
+    answer.headers["Connection"] = "close"
     headers = answer.raw_headers
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": True})

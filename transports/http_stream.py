@@ -12,10 +12,11 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from service.connection import Sink
 from service.errors import Ending, Failed, Refusal, SessionError
-from service.limits import PATIENCE, Limits
-from transports.http_exchange import LAST, Client, Exchange
+from service.limits import Limits
+from transports.following import is_last
+from transports.http_exchange import Client, Exchange
+from transports.patience import Patience
 from turnwire.delta import Delta, Event, to_json
 from turnwire.v1 import events_pb2
 
@@ -36,6 +37,9 @@ class Streamed(Exchange):
     def __init__(self, client: Client, limits: Limits) -> None:
         super().__init__(client)
         self._limit = limits.outbound_bytes
+        self._patience = Patience(limits)
+        self._number = -1  # of the last event
+        self._farewell = _DONE
         self._frames: deque[bytes] = deque()
         self._held = 0  # bytes in `_frames`, and in the one that is being written
         self._begun = False
@@ -45,7 +49,7 @@ class Streamed(Exchange):
         """Send events. A client far behind is cut: it is being waited for, and yet there is more."""
         if self._over:
             return
-        if self._held > PATIENCE * self._limit:
+        if self._patience.is_over(self._held):
             self._client.cut(Ending.SLOW_READER)
             self._forget()
             return
@@ -54,6 +58,16 @@ class Streamed(Exchange):
         except Exception:  # the engine is promised that this never raises
             _logger.exception("delivery_failed")
             self._refuse(Failed())
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End with a refusal, unless the end was told."""
+        if not self._over:
+            self._refuse(refusal)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._over
 
     @property
     def congested(self) -> bool:
@@ -79,7 +93,7 @@ class Streamed(Exchange):
             self._news.clear()
             await self._news.wait()
             await self._write(send)
-        await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+        await send({"type": "http.response.body", "body": self._farewell, "more_body": False})
 
     async def _write(self, send: Send) -> None:
         while self._frames:
@@ -92,7 +106,7 @@ class Streamed(Exchange):
     def _put(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, Delta):
-                self._add(_framed(to_json(event)))
+                self._tell(event)
             elif self._take(event):
                 return
         self._news.set()
@@ -103,10 +117,22 @@ class Streamed(Exchange):
         if kind == "error" and not self._begun:
             self._refuse(Refusal.of(event.error))
             return True
-        self._add(_KEEPALIVE if kind == "keepalive" else _framed(to_json(event)))
-        if kind in LAST:
+        if kind == "keepalive":
+            self._add(_KEEPALIVE)
+        else:
+            self._tell(self._failing(event) if kind == "error" else event)
+        if is_last(event):
             self.finish()
         return self._over
+
+    def _tell(self, event: Event) -> None:
+        self._number = event.sequence_number
+        self._add(_framed(to_json(event)))
+
+    def _failing(self, error: events_pb2.ServerEvent) -> events_pb2.ServerEvent:
+        """Return an error as the next event; what ends with one is not done."""
+        self._farewell = b""
+        return _numbered(error, self._number + 1)
 
     def _add(self, frame: bytes) -> None:
         self._begun = True
@@ -115,7 +141,7 @@ class Streamed(Exchange):
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._begun:
-            self._add(_framed(to_json(refusal.event())))
+            self._tell(self._failing(refusal.event()))
         else:
             self._refusal = refusal
         self.finish()
@@ -136,32 +162,52 @@ class Playback:
     """Plays batches of events to a sink, no faster than it takes them: a `Source`."""
 
     def __init__(self, batches: AsyncGenerator[Sequence[Event], None], sink: Streamed) -> None:
-        self._task = asyncio.create_task(self._run(batches, sink))
+        self._task: asyncio.Task[None] | None = asyncio.create_task(_play(batches, sink))
 
     async def finished(self) -> None:
-        """Return: nothing depends on what is only told again."""
+        """Return when all is played: soon after the sink has heard the last event."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def close(self, ending: Ending) -> None:
-        """Stop playing."""
+        """Stop playing. What a cancelled task raises refers to all that it held, but not to itself."""
         del ending
-        self._task.cancel()
-
-    async def _run(self, batches: AsyncGenerator[Sequence[Event], None], sink: Streamed) -> None:
-        try:
-            await _play(batches, sink)
-        except SessionError as error:
-            sink.end(error)
-        except Exception:
-            _logger.exception("playback_failed")
-            sink.deliver([Failed().event()])
-        sink.finish()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
 
-async def _play(batches: AsyncGenerator[Sequence[Event], None], sink: Sink) -> None:
+async def _play(batches: AsyncGenerator[Sequence[Event], None], sink: Streamed) -> None:
+    try:
+        await _play_to_end(batches, sink)
+    except SessionError as error:
+        sink.end(error)
+    except Refusal as refusal:
+        sink.refuse(refusal)
+    except Exception:
+        _logger.exception("playback_failed")
+        sink.refuse(Failed())
+    sink.finish()
+
+
+async def _play_to_end(batches: AsyncGenerator[Sequence[Event], None], sink: Streamed) -> None:
+    """Stop with the last event: what comes after it would have to be cancelled."""
     async with aclosing(batches):
         async for batch in batches:
             sink.deliver(batch)
+            if sink.over:
+                return
             await sink.drained()
+
+
+def _numbered(error: events_pb2.ServerEvent, number: int) -> events_pb2.ServerEvent:
+    """Return an error as the stream's next event: typed clients want it to have a number."""
+    if error.HasField("sequence_number"):
+        return error
+    numbered = events_pb2.ServerEvent()
+    numbered.CopyFrom(error)
+    numbered.sequence_number = number
+    return numbered
 
 
 def _framed(body: bytes) -> bytes:

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from service.errors import Refusal
 from service.limits import Limits
-from transports.http import Address, HttpServer, configure, wheel_for
+from transports.http import Address, HttpServer, Port, configure, wheel_for
 
 
 async def serve_operations(
@@ -22,7 +23,8 @@ async def serve_operations(
     """Serve `/healthz`, `/readyz` and `/metrics`."""
     limits = Limits()
     app = operations(engine_ready, registry)
-    return await HttpServer.start(configure(app, limits, wheel_for(limits)), address)
+    port = Port(limits, wheel_for(limits), _nothing)
+    return await HttpServer.start(configure(app, port), address)
 
 
 def operations(engine_ready: Callable[[], bool], registry: CollectorRegistry) -> Starlette:
@@ -49,3 +51,7 @@ def operations(engine_ready: Callable[[], bool], registry: CollectorRegistry) ->
             Route("/metrics", metrics),
         ]
     )
+
+
+def _nothing(refusal: Refusal) -> None:
+    """Count nothing: here are no clients."""

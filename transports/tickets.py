@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from service.errors import Forbidden
 from service.tickets import LIFETIME
+from transports.endpoint import PATHS, Endpoint
 from transports.http_resource import Call, Resource
-from transports.websocket_handshake import PATHS, Endpoint
 
 _NOT_TO_BE_KEPT: Final = {"Cache-Control": "no-store"}
 

@@ -20,10 +20,11 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from service.connection import Connection
-from service.errors import Ending, Refusal, SessionError
-from service.limits import Limits
+from service.errors import Ending, Failed, Refusal, SessionError
+from transports.endpoint import Endpoint, plain_http
+from transports.refusals import MessageTooLarge, TooSlow, count_refused, count_rejected
 from transports.status import STATUS
-from transports.websocket_handshake import Endpoint, agree, invalid_handshake, plain_http
+from transports.websocket_handshake import admit, agree, invalid_handshake
 from transports.websocket_inbox import Inbox
 from transports.websocket_outbox import Outbox
 from transports.websocket_wire import CONTROL_RATE, FRAGMENTS, Wire
@@ -33,29 +34,6 @@ from turnwire.strict_json import parse_object
 from turnwire.v1 import events_pb2
 
 _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class MessageTooLarge(Refusal):
-    """A message is larger than this server reads."""
-
-    status = 413
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(
-            "message_too_large",
-            f"A message may have at most {limits.message_bytes} bytes in {FRAGMENTS} fragments. "
-            "Send less of the conversation: previous_response_id stands for what was said before.",
-        )
-
-
-class InternalError(Refusal):
-    """A defect of this server, which the client cannot do anything about."""
-
-    status = 500
-    type = "server_error"
-
-    def __init__(self) -> None:
-        super().__init__("server_error", "The server failed. Connect again.")
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -108,7 +86,7 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the socket. uvicorn waits at its end for what is in its registry."""
         self._transport = cast("asyncio.Transport", transport)
-        self._outbox = Outbox(self._transport, self._endpoint.limits.outbound_bytes)
+        self._outbox = Outbox(self._transport, self._endpoint.limits)
         self._inbox = Inbox(self._transport, self._outbox, self._read)
         self._registry.add(self)
         self._endpoint.wheel.add(self)
@@ -163,7 +141,7 @@ class WebSocketConnection(asyncio.Protocol):
         elif self._outbox.overdue(now, limits.send_deadline):
             self._cut()
         elif self._partial_since and now - self._partial_since >= limits.receive_deadline:
-            self._fail_with_words(Ending.IDLE, _too_slow(limits))
+            self._fail_with_words(Ending.IDLE, TooSlow(limits))
         elif self._pinged_at:
             if now - self._pinged_at >= limits.ping_timeout:
                 self._fail(Ending.IDLE)
@@ -233,7 +211,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         try:
-            tenant = self._endpoint.admit(request)
+            tenant = admit(self._endpoint, request)
             response = self._wire.accept(request)
             if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
                 raise invalid_handshake()
@@ -246,7 +224,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _turn_away(self, refusal: Refusal) -> None:
         """Answer the handshake with plain HTTP. Of an unreadable one the wire wants no more."""
-        self._endpoint.count(refusal)
+        count_refused(self._endpoint.engine, "websocket", refusal)
+        count_rejected(self._endpoint.engine, "websocket", refusal)
         response = plain_http(refusal)
         self._finish(Ending.GONE)
         if self._wire.eof_sent:
@@ -305,11 +284,15 @@ class WebSocketConnection(asyncio.Protocol):
             return
         ending = self._wire.ending
         if ending is Ending.TOO_LARGE:
-            self._connection.refuse(MessageTooLarge(self._endpoint.limits))
+            self._connection.refuse(self._too_large())
         elif ending is Ending.POLICY:
             self._connection.refuse(_too_many_control_frames())
         self._finish(ending)
         self._connection.close(ending)
+
+    def _too_large(self) -> Refusal:
+        most = self._endpoint.limits.message_bytes
+        return MessageTooLarge(f"{most} bytes in {FRAGMENTS} fragments")
 
     def _fail_with_words(self, ending: Ending, refusal: Refusal) -> None:
         self._open.refuse(refusal)
@@ -338,7 +321,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._ending is not None:
             return
         if self._wire.state is State.CONNECTING:
-            self._turn_away(InternalError())
+            self._turn_away(Failed())
         else:
             self._fail(Ending.INTERNAL)
 
@@ -374,14 +357,6 @@ def warn_if_slow() -> None:
 
 def _binary() -> Refusal:
     return Refusal("invalid_frame_type", "Send each event as one JSON object in a text frame.")
-
-
-def _too_slow(limits: Limits) -> Refusal:
-    return Refusal(
-        "message_timeout",
-        f"A message must arrive within {limits.receive_deadline:g} seconds. "
-        "Send less at once: previous_response_id stands for what was said before.",
-    )
 
 
 def _too_many_control_frames() -> Refusal:

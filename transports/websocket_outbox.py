@@ -5,7 +5,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from service.limits import PATIENCE
+from service.limits import Limits
+from transports.patience import Patience
 
 _WRITE_BUFFER: Final = 64 * 1024  # what the event loop may buffer; the rest waits in the outbox
 _PROGRESS: Final = 64 * 1024  # bytes that a client must have read of what waits, each deadline
@@ -18,23 +19,24 @@ class Outbox:
     """What is on its way out: gathered for one loop tick, kept back while the socket is full."""
 
     __slots__ = (
-        "_bound",
         "_drained",
         "_frames",
         "_goal",
         "_held",
         "_limit",
+        "_patience",
         "_queued",
         "_set_at",
         "_transport",
         "paused",
     )
 
-    def __init__(self, transport: asyncio.Transport, limit: int) -> None:
+    def __init__(self, transport: asyncio.Transport, limits: Limits) -> None:
+        limit = limits.outbound_bytes
         transport.set_write_buffer_limits(high=min(_WRITE_BUFFER, limit))
         self._transport = transport
         self._limit = limit
-        self._bound = PATIENCE * limit
+        self._patience = Patience(limits)
         self._frames: list[bytes] = []
         self._held = 0  # bytes in `_frames`
         self._queued = 0  # bytes ever put in
@@ -56,8 +58,8 @@ class Outbox:
 
     @property
     def overfull(self) -> bool:
-        """Whether more is kept back than even a sink that is fed while congested may hold."""
-        return self._held > self._bound
+        """Whether the client is to be given up: it is fed on, and does not read."""
+        return self._patience.is_over(self._held)
 
     def put(self, payloads: Sequence[bytes]) -> None:
         """Send each payload as a text frame, at the end of this loop tick."""

@@ -11,9 +11,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from service.keys import Anonymous, Keys
 from service.limits import Limits
 from tests.transports.scripted import ScriptedEngine
+from transports.endpoint import Endpoint
 from transports.http import Address, HttpServer, serve_endpoint, wheel_for
 from transports.keepalive import Wheel
-from transports.websocket_handshake import Endpoint
 
 _ON_BOTH_LOOPS = ("test_grpc", "test_health", "test_http", "test_http_api", "test_websocket")
 

@@ -13,9 +13,9 @@ from service.engine import Engine
 from service.errors import Ending, Refusal
 from service.keys import Anonymous
 from service.limits import Limits
+from transports.endpoint import Endpoint
 from transports.http import wheel_for
 from transports.websocket import WebSocketConnection
-from transports.websocket_handshake import Endpoint
 from turnwire.v1 import events_pb2
 
 CREATE = '{"type":"response.create","model":"m","input":"hi"}'
@@ -78,6 +78,7 @@ class ScriptedEngine:
         self.refusal: Refusal | None = None
         self.connections: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
         self.rejections: list[str] = []
+        self.refusals: list[int] = []
 
     def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
         assert transport == "websocket"
@@ -90,6 +91,10 @@ class ScriptedEngine:
     def rejected(self, transport: str, outcome: str) -> None:
         assert transport == "websocket"
         self.rejections.append(outcome)
+
+    def refused(self, transport: str, status: int) -> None:
+        assert transport in ("websocket", "http")
+        self.refusals.append(status)
 
     async def connected(self) -> ScriptedConnection:
         async with asyncio.timeout(5):

@@ -104,9 +104,9 @@ class HttpEngine(ScriptedEngine):
         self.connections.put_nowait(connection)
         return connection
 
-    def rejected(self, transport: str, outcome: str) -> None:
-        assert transport == "http"
-        super().rejected("websocket", outcome)
+    def admit(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     async def start(
         self, tenant: str, create: responses_pb2.CreateResponse

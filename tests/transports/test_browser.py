@@ -28,8 +28,8 @@ from service.backends.simulator.backend import Simulator
 from service.keys import Anonymous, Keys
 from service.limits import Limits
 from tests.conformance.server import serving
+from transports.endpoint import Endpoint
 from transports.http import Address, HttpServer, serve_endpoint, wheel_for
-from transports.websocket_handshake import Endpoint
 
 PAGE = Path(__file__).with_name("browser_page.html")
 TURN = [

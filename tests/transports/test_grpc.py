@@ -79,13 +79,18 @@ class ScriptedResponses:
     def __init__(self) -> None:
         self.batches: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
         self.followed: list[int | None] = []
+        self.status = "completed"
+        self.output = ""
+        self.compacting = asyncio.Event()
+        self.compacting.set()
         self.abandoned = asyncio.Event()
         self.compacted: list[responses_pb2.CreateResponse] = []
 
     async def get(self, tenant: str, response_id: str) -> responses_pb2.Response:
         if (tenant, response_id) != ("anonymous", "resp_1"):
             raise NotFound("response_not_found", "There is no such response.")
-        return responses_pb2.Response(id=response_id)
+        said = items_pb2.Item(message=items_pb2.Message(content_text=self.output))
+        return responses_pb2.Response(id=response_id, status=self.status, output=[said])
 
     async def delete(self, tenant: str, response_id: str) -> rpc.DeleteResponse:
         await self.get(tenant, response_id)
@@ -105,6 +110,7 @@ class ScriptedResponses:
         self, tenant: str, create: responses_pb2.CreateResponse
     ) -> rpc.CompactResponse:
         assert tenant == "anonymous"
+        await self.compacting.wait()
         self.compacted.append(create)
         return rpc.CompactResponse(id="cmp_1", object="response.compaction")
 
@@ -129,6 +135,8 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.opened: asyncio.Queue[ScriptedConnection] = asyncio.Queue()
         self.rejections: list[tuple[str, str]] = []
+        self.refusals: list[int] = []
+        self.started: list[responses_pb2.CreateResponse] = []
         self.responses = ScriptedResponses()
         self.conversations = None
         self.ready = True
@@ -144,6 +152,20 @@ class ScriptedEngine:
 
     def rejected(self, transport: str, outcome: str) -> None:
         self.rejections.append((transport, outcome))
+
+    def refused(self, transport: str, status: int) -> None:
+        assert transport == "grpc"
+        self.refusals.append(status)
+
+    def admit(self) -> None:
+        if self.full:
+            raise Overloaded("overloaded", "The server is going away.")
+
+    async def start(
+        self, tenant: str, create: responses_pb2.CreateResponse
+    ) -> responses_pb2.Response:
+        self.started.append(create)
+        return responses_pb2.Response(id="resp_1", status="queued")
 
     def models(self) -> rpc.ListModelsResponse:
         return rpc.ListModelsResponse(models=[rpc.Model(id="tiny", owned_by="simulator")])
@@ -216,6 +238,10 @@ def delta(number: int, text: str = "word") -> events_pb2.ServerEvent:
     )
 
 
+def completed(number: int) -> events_pb2.ServerEvent:
+    return events_pb2.ServerEvent(sequence_number=number, completed=events_pb2.ResponseEvent())
+
+
 def steer() -> rpc.ConnectRequest:
     event = events_pb2.ClientEvent(steer=events_pb2.SteerResponse(previous_response_id="resp_1"))
     return rpc.ConnectRequest(events=[event])
@@ -268,6 +294,7 @@ async def test_a_bad_key_is_refused_alike_on_streams_and_calls(serving: Faces) -
     assert await stream.details() == await unary.details()
     assert face.engine.opened.empty()
     assert face.engine.rejections == [("grpc", "auth")]
+    assert face.engine.refusals == [401, 401]
 
 
 async def test_a_call_without_a_key_learns_nothing(serving: Faces) -> None:
@@ -286,6 +313,18 @@ async def test_a_key_names_the_tenant(serving: Faces) -> None:
     assert (await face.opened()).tenant == "acme"
     await call.done_writing()
     assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_two_keys_are_none(serving: Faces) -> None:
+    face = await serving(keys=OneKey())
+    twice = (("authorization", KEY), ("authorization", KEY))
+    calls = (
+        face.stub.Connect(metadata=twice),
+        face.stub.ListModels(rpc.ListModelsRequest(), metadata=twice),
+        face.stub.Follow(rpc.FollowRequest(response_id="resp_1"), metadata=twice),
+    )
+    assert {await call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert face.engine.refusals == [401] * 3
 
 
 async def test_without_keys_everyone_is_anonymous(serving: Faces) -> None:
@@ -325,7 +364,8 @@ def test_every_refusal_of_the_engine_has_a_status() -> None:
 
 async def test_the_events_of_a_request_arrive_in_order(serving: Faces) -> None:
     call, connection = await (await serving()).connect()
-    lanes = [events_pb2.ClientEvent(stream_id=f"lane-{number}") for number in range(3)]
+    create = responses_pb2.CreateResponse(input_text="hi")
+    lanes = [events_pb2.ClientEvent(stream_id=f"l{number}", create=create) for number in range(3)]
     await call.write(rpc.ConnectRequest(events=lanes))
     assert [await connection.received.get() for _ in lanes] == lanes
 
@@ -485,11 +525,11 @@ async def test_what_gathers_during_a_write_is_one_message(serving: Faces) -> Non
 
 async def test_large_batches_are_split(serving: Faces) -> None:
     call, connection = await (await serving()).connect()
-    connection.sink.deliver([delta(number, "x" * 300_000) for number in range(10)])
+    connection.sink.deliver([delta(number, "x" * 80_000) for number in range(10)])
     sizes: list[int] = []
     while sum(sizes) < 10:
         message = await read(call)
-        assert message.ByteSize() <= MIB
+        assert message.ByteSize() <= 256 * 1024
         sizes.append(len(message.events))
     assert sizes == [3, 3, 3, 1]
 
@@ -533,12 +573,21 @@ async def test_a_slow_reader_is_cut_and_others_are_not_disturbed(serving: Faces)
     assert await status(slow) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
 
 
-async def test_a_stream_fed_far_beyond_its_bound_is_cut_at_once(serving: Faces) -> None:
+async def test_an_event_of_any_size_reaches_a_client_that_reads(serving: Faces) -> None:
     face = await serving(Limits(outbound_bytes=1000))
     call, connection = await face.connect()
-    connection.sink.deliver([delta(0)])
-    assert await numbers(call, 1) == [0]
-    connection.sink.deliver([delta(1, "x" * 900_000)])
+    for number in range(3):
+        connection.sink.deliver([delta(number, "x" * 3_000_000)])
+    assert await numbers(call, 3) == [0, 1, 2]
+
+
+async def test_a_stream_that_is_fed_on_and_not_read_is_cut(serving: Faces) -> None:
+    face = await serving(Limits(outbound_bytes=1000, send_deadline=0.2))
+    call, connection = await face.connect()
+    async with asyncio.timeout(10):
+        while not connection.closed.done():
+            connection.sink.deliver([delta(1, "x" * 90_000)])
+            await asyncio.sleep(0.01)
     assert await connection.ending() == Ending.SLOW_READER
     await rest(call)
     assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow_reader")
@@ -632,6 +681,19 @@ async def test_models_are_listed(serving: Faces) -> None:
     assert list(listed.models) == [rpc.Model(id="tiny", owned_by="simulator")]
 
 
+@pytest.mark.rule("GR-4", "CR-13")
+@pytest.mark.parametrize("background", [None, False, True])
+async def test_a_response_is_started_in_the_background_whatever_it_says(
+    serving: Faces, background: bool | None
+) -> None:
+    face = await serving()
+    settings = responses_pb2.Settings(background=background)
+    create = responses_pb2.CreateResponse(input_text="hi", settings=settings)
+    started = await face.stub.Start(rpc.StartRequest(create=create))
+    assert started.response.status == "queued"
+    assert face.engine.started[0].settings.background
+
+
 @pytest.mark.rule("GR-4", "RV-3")
 async def test_a_response_is_cancelled(serving: Faces) -> None:
     cancelled = await (await serving()).stub.Cancel(rpc.CancelRequest(response_id="resp_1"))
@@ -655,6 +717,32 @@ async def test_a_conversation_is_compacted_as_if_it_had_come_as_json(serving: Fa
     assert face.engine.responses.compacted[0].input[0].message.content_text == "hi"
 
 
+async def test_a_compaction_is_ended_when_the_server_goes_away(serving: Faces) -> None:
+    face = await serving()
+    face.engine.responses.compacting.clear()
+    call = face.stub.Compact(rpc.CompactRequest())
+    connection = await face.opened()
+    connection.sink.end(SessionError(Ending.DRAIN, "Going away."))
+    assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "server_is_overloaded")
+    assert await connection.ending() == Ending.DRAIN
+
+
+async def test_a_large_answer_arrives_whole_and_gives_its_place_back(serving: Faces) -> None:
+    face = await serving()
+    face.engine.responses.output = "x" * 1_000_000
+    for _ in range(10):  # more than there are places
+        got = await face.stub.Get(rpc.GetRequest(response_id="resp_1"))
+        assert len(got.response.output[0].message.content_text) == 1_000_000
+
+
+async def test_what_a_message_leaves_out_is_refused_as_in_json(serving: Faces) -> None:
+    call, connection = await (await serving()).connect()
+    interrupt = events_pb2.ClientEvent(interrupt=events_pb2.InterruptResponse())
+    await call.write(rpc.ConnectRequest(events=[interrupt]))
+    async with asyncio.timeout(10):
+        assert await connection.refused.get() == "missing_required_parameter"
+
+
 async def test_text_that_is_no_json_is_refused_by_calls(serving: Faces) -> None:
     broken = responses_pb2.CreateResponse(input=[items_pb2.Item(other_json='{"type":')])
     call = (await serving()).stub.Compact(rpc.CompactRequest(create=broken))
@@ -672,7 +760,7 @@ async def followed(call: Followed) -> list[list[int]]:
 
 async def test_a_batch_of_a_response_is_a_message(serving: Faces) -> None:
     face = await serving()
-    for batch in ([delta(0), delta(1)], [], [delta(2)], None):
+    for batch in ([delta(0), delta(1)], [], [completed(2)], None):
         face.engine.responses.batches.put_nowait(batch)
     call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
     assert await followed(call) == [[0, 1], [2]]
@@ -700,6 +788,7 @@ async def test_followed_events_are_encoded_as_protobuf_would(serving: Faces) -> 
     follow: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
     follow = face.channel.unary_stream(f"/{NAME}/Follow")
     call = follow(rpc.FollowRequest(response_id="resp_1").SerializeToString())
+    events.append(completed(3))
     expected = rpc.FollowResponse(events=map(to_message, events)).SerializeToString()
     async with asyncio.timeout(10):
         assert [message async for message in call] == [expected]
@@ -707,11 +796,25 @@ async def test_followed_events_are_encoded_as_protobuf_would(serving: Faces) -> 
 
 async def test_a_long_replay_is_split_into_messages_that_clients_accept(serving: Faces) -> None:
     face = await serving()
-    long = [delta(number, "x" * 300_000) for number in range(10)]
-    for batch in (long, None):
+    long = [delta(number, "x" * 80_000) for number in range(9)]
+    for batch in ([*long, completed(9)], None):
         face.engine.responses.batches.put_nowait(batch)
     call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
-    assert [len(numbers) for numbers in await followed(call)] == [3, 3, 3, 1]
+    assert [len(numbers) for numbers in await followed(call)] == [3, 3, 4]
+
+
+@pytest.mark.parametrize("told", [[delta(0)], []])
+async def test_a_telling_that_ends_before_its_response_is_no_success(
+    serving: Faces, told: Sequence[Event]
+) -> None:
+    face = await serving()
+    face.engine.responses.status = "in_progress"
+    for batch in (told, None):
+        face.engine.responses.batches.put_nowait(batch)
+    call = face.stub.Follow(rpc.FollowRequest(response_id="resp_1"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await followed(call)
+    assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "server_is_overloaded")
 
 
 async def test_who_stops_following_is_not_told_any_more(serving: Faces) -> None:

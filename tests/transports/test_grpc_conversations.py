@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import cast
 
 import grpc
@@ -12,10 +11,11 @@ from service.cache import Bounds, SegmentCache
 from service.conversation import Node
 from service.conversations import Conversations
 from service.engine import Engine
-from service.errors import Unauthenticated
+from service.errors import Overloaded, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
-from service.store.conversations import MemoryConversations, StoredConversation
+from service.store import StoredConversation
+from service.store.memory import MemoryConversations
 from service.tips import Tips
 from transports.grpc import serve
 from turnwire.v1 import conversation_service_pb2 as rpc
@@ -42,8 +42,9 @@ async def nothing(tenant: str, response_id: str) -> Node | None:
 class Face:
     """A served engine that has conversations only."""
 
-    def __init__(self, conversations: Conversations, channel: grpc.aio.Channel) -> None:
-        self.conversations = conversations
+    def __init__(self, engine: "Going", channel: grpc.aio.Channel) -> None:
+        self.engine = engine
+        self.conversations = engine.conversations
         self.channel = channel
         self.stub = stubs.ConversationServiceStub(channel)
 
@@ -53,15 +54,33 @@ class Face:
         return made.conversation.id
 
 
+class Going:
+    """An engine that may go away."""
+
+    ready = True
+
+    def __init__(self, conversations: Conversations) -> None:
+        self.conversations = conversations
+        self.refusals: list[int] = []
+
+    def admit(self) -> None:
+        if not self.ready:
+            raise Overloaded("server_is_overloaded", "The server is going away.")
+
+    def refused(self, transport: str, status: int) -> None:
+        assert transport == "grpc"
+        self.refusals.append(status)
+
+
 @pytest.fixture
 async def face() -> AsyncIterator[Face]:
     cache = SegmentCache[StoredConversation](Bounds(budget=1 << 24), lambda: 0.0)
     tips = Tips(lambda _, items: items, nothing, 1 << 20)
     conversations = Conversations(MemoryConversations(cache), tips)
-    engine = cast("Engine", SimpleNamespace(conversations=conversations, ready=True))
-    server = await serve(engine, Named(), Limits(), "127.0.0.1:0")
+    engine = Going(conversations)
+    server = await serve(cast("Engine", engine), Named(), Limits(), "127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield Face(conversations, channel)
+        yield Face(engine, channel)
     await server.stop(0)
 
 
@@ -159,6 +178,42 @@ async def test_text_that_is_no_json_is_refused(face: Face) -> None:
     broken = rpc.CreateConversationRequest(items=[items_pb2.Item(other_json="[")])
     call = face.stub.CreateConversation(broken, metadata=caller("alice"))
     assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_json")
+
+
+async def test_while_the_server_goes_away_nothing_is_changed(face: Face) -> None:
+    name = await face.begin(said("one"))
+    face.engine.ready = False
+    stub, alice = face.stub, caller("alice")
+    calls = (
+        stub.CreateConversation(rpc.CreateConversationRequest(), metadata=alice),
+        stub.UpdateConversation(
+            rpc.UpdateConversationRequest(conversation_id=name), metadata=alice
+        ),
+        stub.DeleteConversation(
+            rpc.DeleteConversationRequest(conversation_id=name), metadata=alice
+        ),
+        stub.CreateItems(rpc.CreateItemsRequest(conversation_id=name), metadata=alice),
+        stub.DeleteItem(rpc.DeleteItemRequest(conversation_id=name), metadata=alice),
+    )
+    for call in calls:
+        assert await status(call) == (grpc.StatusCode.UNAVAILABLE, "server_is_overloaded")
+    assert face.engine.refusals == [503] * len(calls)
+    get = rpc.GetConversationRequest(conversation_id=name)
+    assert await stub.GetConversation(get, metadata=alice)
+
+
+async def test_too_many_items_are_refused_before_they_are_read(face: Face) -> None:
+    broken = items_pb2.Item(other_json="[")
+    request = rpc.CreateConversationRequest(items=[broken] * 21)
+    call = face.stub.CreateConversation(request, metadata=caller("alice"))
+    assert await status(call) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_value")
+
+
+async def test_a_request_of_few_items_may_not_be_as_large_as_a_context(face: Face) -> None:
+    call = face.stub.CreateConversation(
+        rpc.CreateConversationRequest(items=[said("x" * 17_000_000)]), metadata=caller("alice")
+    )
+    assert await status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "message_too_large")
 
 
 async def test_every_call_of_the_contract_is_offered(face: Face) -> None:

@@ -17,7 +17,7 @@ from service.keys import Anonymous
 from service.limits import Limits
 from tests.transports.conftest import Served
 from tests.transports.scripted import RawClient, RecordingTransport, ScriptedEngine, handshake
-from transports.http import Address, configure, serve, wheel_for
+from transports.http import Address, Port, bound_unsent, configure, serve, wheel_for
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ class Unread:
         self.wheel = wheel_for(limits)
         self.transport = RecordingTransport()
         self.transport.accepts = False
-        config = configure(self._answer, limits, self.wheel)
+        config = configure(self._answer, Port(limits, self.wheel, lambda _: None))
         config.load()
         factory = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
         self.protocol: Any = factory(config, ServerState(), {})
@@ -171,3 +171,13 @@ async def test_after_stopping_nobody_is_let_in() -> None:
         await server.stop()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="not on this platform")
+def test_the_kernel_takes_no_megabytes_at_once_on_connections_that_are_accepted() -> None:
+    """Between two such steps a slow and steady client could not be told from one that is stuck."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        bound_unsent(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            option = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            assert option == 128 * 1024

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import json
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -24,10 +26,11 @@ from tests.transports.scripted_http import (
     request,
     said,
 )
+from transports.endpoint import Endpoint
 from transports.http import Address, serve_endpoint, wheel_for
 from transports.keepalive import Wheel
-from transports.websocket_handshake import Endpoint
-from turnwire.v1 import events_pb2
+from turnwire.delta import Event
+from turnwire.v1 import events_pb2, responses_pb2
 
 CREATE = {"model": "m", "input": "hi"}
 STREAM = {**CREATE, "stream": True}
@@ -160,11 +163,9 @@ async def test_an_error_behind_other_events_is_an_event(
     error = RateLimited("Wait.").event()
     served.engine.script = lambda connection, _: connection.sink.deliver([text("a"), error])
     answer = await http.post("/v1/responses", json=STREAM)
-    assert [event["type"] for event in await said(answer)] == [
-        "response.output_text.delta",
-        "error",
-    ]
-    assert answer.text.endswith("\n\ndata: [DONE]\n\n")
+    told = [(event["type"], event["sequence_number"]) for event in await said(answer)]
+    assert told == [("response.output_text.delta", 0), ("error", 1)]
+    assert "[DONE]" not in answer.text
 
 
 @pytest.mark.parametrize("body", [CREATE, STREAM])
@@ -293,7 +294,7 @@ async def test_a_client_that_does_not_read_holds_up_the_engine_and_is_cut(served
     client.writer.transport.abort()
 
 
-@pytest.mark.parametrize("limits", [Limits(outbound_bytes=100_000)])
+@pytest.mark.parametrize("limits", [Limits(outbound_bytes=100_000, send_deadline=0.3)])
 async def test_an_engine_that_goes_on_all_the_same_has_its_client_cut(served: Api) -> None:
     served.engine.script = nothing
     client = await served.post()
@@ -301,7 +302,7 @@ async def test_an_engine_that_goes_on_all_the_same_has_its_client_cut(served: Ap
     async with asyncio.timeout(5):
         while not connection.closed.is_set():
             connection.sink.deliver([text("x" * 50_000)])
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
     assert await connection.ended() is Ending.SLOW_READER
     assert not connection.sink.congested
     client.writer.transport.abort()
@@ -511,7 +512,8 @@ async def test_without_a_key_nothing_is_told(
     answer = await http.request(method, path)
     assert error_of(answer) == (401, "invalid_api_key", None)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert served.engine.rejections == ["auth"]
+    assert served.engine.refusals == [401]
+    assert served.engine.rejections == []
 
 
 class OneKey(Anonymous):
@@ -538,7 +540,7 @@ async def test_a_web_page_that_nobody_allowed_is_turned_away(
 ) -> None:
     answer = await http.post("/v1/responses", json=CREATE, headers=headers)
     assert answer.status_code == 403
-    assert served.engine.rejections == ["origin"]
+    assert served.engine.refusals == [403]
 
 
 @pytest.mark.rule("HT-5")
@@ -598,11 +600,13 @@ async def test_a_query_that_cannot_be_understood_is_refused(
 async def test_a_response_is_told_again_from_where_the_client_was(
     served: Api, http: httpx.AsyncClient
 ) -> None:
-    for batch in ([text("a")], [text("b"), text("c")], None):
+    for batch in ([text("a")], [text("b"), text("c")], [completed()], None):
         served.engine.batches.put_nowait(batch)
     path = "/v1/responses/resp_1?stream=true&starting_after=4"
     answer = await http.get(path)
-    assert [event["delta"] for event in await said(answer)] == ["a", "b", "c"]
+    *deltas, end = await said(answer)
+    assert [event["delta"] for event in deltas] == ["a", "b", "c"]
+    assert end["type"] == "response.completed"
     assert answer.text.endswith("data: [DONE]\n\n")
     assert served.engine.responses.made == [("follow", "anonymous", "resp_1", 4)]
     assert served.engine.follower_left.is_set()
@@ -614,6 +618,60 @@ async def test_a_response_with_no_more_events_is_told_as_done(
     served.engine.batches.put_nowait(None)
     answer = await http.get("/v1/responses/resp_1?stream=true&starting_after=99")
     assert (answer.status_code, answer.text) == (200, "data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("told", [[text("a")], []])
+async def test_a_telling_that_ends_before_its_response_says_so_and_not_that_it_is_done(
+    served: Api, http: httpx.AsyncClient, told: list[events_pb2.ServerEvent]
+) -> None:
+    served.engine.responses.answers["get"] = responses_pb2.Response(status="in_progress")
+    for batch in (told, None):
+        served.engine.batches.put_nowait(batch)
+    answer = await http.get("/v1/responses/resp_1?stream=true")
+    if told:
+        error = (await said(answer))[-1]
+        assert (error["status"], error["sequence_number"]) == (503, 1)
+        assert "[DONE]" not in answer.text
+    else:
+        assert error_of(answer) == (503, "server_is_overloaded", None)
+
+
+class Kept:
+    """Something that a telling holds for as long as it lasts."""
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_was_told_is_let_go_of_without_the_garbage_collectors_help(
+    served: Api, http: httpx.AsyncClient, leaves: bool
+) -> None:
+    kept: weakref.ref[Kept] | None = None
+    begun = asyncio.Event()
+
+    async def tell(*_: object) -> AsyncGenerator[Sequence[Event], None]:
+        return telling()
+
+    async def telling() -> AsyncGenerator[Sequence[Event], None]:
+        nonlocal kept
+        held = Kept()
+        kept = weakref.ref(held)
+        yield [text("a")]
+        begun.set()
+        if leaves:
+            await asyncio.Event().wait()
+        yield [completed()]
+
+    served.engine.responses.answers["follow"] = tell
+    gc.disable()
+    try:
+        async with asyncio.timeout(5):
+            async with http.stream("GET", "/v1/responses/resp_1?stream=true") as answer:
+                await begun.wait()
+                if not leaves:
+                    await answer.aread()
+            while kept is None or kept() is not None:
+                await asyncio.sleep(0)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.rule("RV-6")
@@ -666,6 +724,60 @@ async def test_a_compaction_is_stopped_when_its_client_leaves(served: Api) -> No
         await begun.wait()
         await client.close()
         await stopped.wait()
+
+
+@pytest.mark.rule("LV-6")
+async def test_a_compaction_is_ended_when_the_server_goes_away(
+    served: Api, http: httpx.AsyncClient
+) -> None:
+    async def compact(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    served.engine.responses.answers["compact"] = compact
+    answering = asyncio.create_task(http.post("/v1/responses/compact", json=CREATE))
+    connection = await served.engine.connected()
+    connection.sink.end(SessionError(Ending.DRAIN, "Going away."))
+    assert error_of(await answering) == (503, "server_is_overloaded", None)
+    assert await connection.ended() is Ending.DRAIN
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/conversations"),
+        ("POST", "/v1/conversations/conv_1"),
+        ("DELETE", "/v1/conversations/conv_1"),
+        ("POST", "/v1/conversations/conv_1/items"),
+        ("DELETE", "/v1/conversations/conv_1/items/msg_1"),
+        ("POST", "/v1/responses/compact"),
+    ],
+)
+async def test_while_the_server_goes_away_nothing_is_changed(
+    served: Api, http: httpx.AsyncClient, method: str, path: str
+) -> None:
+    served.engine.refusal = Overloaded("server_is_overloaded", "Going away.")
+    body = json.dumps({"model": "m", "metadata": {}, "items": []})
+    answer = await http.request(method, path, content=body)
+    assert error_of(answer) == (503, "server_is_overloaded", None)
+    assert served.engine.refusals == [503]
+    assert served.engine.conversations.made == []
+
+
+async def test_a_large_answer_arrives_whole_and_as_it_is_read(
+    served: Api, http: httpx.AsyncClient
+) -> None:
+    large = responses_pb2.Response(id="resp_1", status="completed")
+    large.output.add().message.content.add().output_text.text = "x" * 3_000_000
+    served.engine.responses.answers["get"] = large
+    answers = await asyncio.gather(*(http.get("/v1/responses/resp_1") for _ in range(10)))
+    assert {len(a.json()["output"][0]["content"][0]["text"]) for a in answers} == {3_000_000}
+
+
+async def test_a_request_of_few_items_may_not_be_as_large_as_a_context(
+    served: Api, http: httpx.AsyncClient
+) -> None:
+    answer = await http.post("/v1/conversations", content=b" " * (16 * 1024 * 1024 + 1))
+    assert error_of(answer) == (413, "message_too_large", None)
 
 
 async def test_a_compaction_is_an_object_of_its_own(http: httpx.AsyncClient) -> None:

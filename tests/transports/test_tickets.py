@@ -20,9 +20,9 @@ from service.limits import Limits
 from service.tickets import LIFETIME, MOST
 from tests.transports.conftest import Served
 from tests.transports.scripted import RawClient, ScriptedEngine, handshake
+from transports.endpoint import Endpoint
 from transports.http import Address, serve_endpoint, wheel_for
 from transports.tickets import ticket_routes
-from transports.websocket_handshake import Endpoint
 
 ORIGIN = "https://app.example"
 ALLOWED = Limits(allowed_origins=(ORIGIN,))
@@ -38,14 +38,6 @@ def key(tmp_path: Path) -> str:
 @pytest.fixture
 def key_file(key: str, tmp_path: Path) -> KeyFile:
     return KeyFile.read(tmp_path / "keys")
-
-
-class HttpEngine(ScriptedEngine):
-    """The engine as the HTTP face sees it."""
-
-    def rejected(self, transport: str, outcome: str) -> None:
-        assert transport == "http"
-        self.rejections.append(outcome)
 
 
 def endpoint_with(engine: ScriptedEngine, keys: Keys, limits: Limits) -> Endpoint:
@@ -65,7 +57,7 @@ class TestTicketsOverHttp:
     async def test_a_key_gets_a_ticket_that_is_not_to_be_kept(
         self, key_file: KeyFile, key: str
     ) -> None:
-        endpoint = endpoint_with(HttpEngine(), key_file, ALLOWED)
+        endpoint = endpoint_with(ScriptedEngine(), key_file, ALLOWED)
         before = time.time()
         answer = await self.post(endpoint, Authorization=f"Bearer {key}")
         assert answer.status_code == 200
@@ -79,7 +71,7 @@ class TestTicketsOverHttp:
     async def test_without_allowed_origins_there_are_none(
         self, key_file: KeyFile, key: str
     ) -> None:
-        endpoint = endpoint_with(HttpEngine(), key_file, Limits())
+        endpoint = endpoint_with(ScriptedEngine(), key_file, Limits())
         answer = await self.post(endpoint, Authorization=f"Bearer {key}")
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "browsers_not_allowed"
@@ -87,27 +79,27 @@ class TestTicketsOverHttp:
 
     @pytest.mark.parametrize("limits", [Limits(), ALLOWED])
     async def test_a_wrong_key_is_told_so_first(self, key_file: KeyFile, limits: Limits) -> None:
-        engine = HttpEngine()
+        engine = ScriptedEngine()
         endpoint = endpoint_with(engine, key_file, limits)
         for headers in ({}, {"Authorization": "Bearer nonsense"}):
             answer = await self.post(endpoint, **headers)
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert answer.json()["error"]["code"] == "invalid_api_key"
-        assert engine.rejections == ["auth", "auth"]
+        assert engine.refusals == [401, 401]
         assert len(endpoint.tickets) == 0
 
     async def test_a_page_of_another_origin_cannot_ask_for_one(self) -> None:
-        engine = HttpEngine()
+        engine = ScriptedEngine()
         endpoint = endpoint_with(engine, Anonymous(), ALLOWED)
         answer = await self.post(endpoint, Origin="https://evil.example")
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "origin_not_allowed"
-        assert engine.rejections == ["origin"]
+        assert engine.refusals == [403]
         assert (await self.post(endpoint)).status_code == 200
 
     async def test_too_many_unused_ones_are_refused(self, key_file: KeyFile, key: str) -> None:
-        endpoint = endpoint_with(HttpEngine(), key_file, ALLOWED)
+        endpoint = endpoint_with(ScriptedEngine(), key_file, ALLOWED)
         for _ in range(MOST):
             endpoint.tickets.issue("acme")
         answer = await self.post(endpoint, Authorization=f"Bearer {key}")
@@ -248,7 +240,7 @@ class TestHost:
         assert served.engine.rejections == ["origin"]
 
     async def test_plain_http_is_no_way_around(self) -> None:
-        engine = HttpEngine()
+        engine = ScriptedEngine()
         endpoint = endpoint_with(engine, Anonymous(), Limits())
         http = await serve_endpoint(endpoint, Address("127.0.0.1", 0))
         async with httpx.AsyncClient(trust_env=False) as client:
@@ -258,7 +250,7 @@ class TestHost:
         await http.stop()
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "host_not_allowed"
-        assert engine.rejections == ["origin"]
+        assert engine.refusals == [403]
 
     async def test_two_names_are_one_too_many(self, served: Served) -> None:
         assert await self.status(served, "localhost\r\nHost: localhost") == "403"

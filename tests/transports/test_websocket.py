@@ -582,13 +582,21 @@ class TestSlowReaders:
         assert wired.transport.aborted
         wired.lose()
 
-    async def test_far_too_much_is_cut_at_once(self) -> None:
+    async def test_an_event_of_any_size_is_waited_for(self) -> None:
         wired = Wired(Limits(outbound_bytes=1000))
         wired.protocol.pause_writing()
-        wired.connection.sink.deliver([text("x" * 5000)])
+        for _ in range(3):
+            wired.connection.sink.deliver([text("x" * 5000)])
         assert not wired.transport.aborted
-        wired.connection.sink.deliver([text("more")])
-        assert wired.transport.aborted
+        wired.lose()
+
+    async def test_one_that_is_fed_on_and_does_not_read_is_cut(self) -> None:
+        wired = Wired(Limits(outbound_bytes=1000, send_deadline=0.05))
+        wired.protocol.pause_writing()
+        async with asyncio.timeout(5):
+            while not wired.transport.aborted:
+                wired.connection.sink.deliver([text("x" * 5000)])
+                await asyncio.sleep(0.01)
         assert wired.connection.ending is Ending.SLOW_READER
         wired.lose()
 

@@ -1,0 +1,52 @@
+"""Following a response to its end, which must be its own end and not only that of who tells it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from service.engine import Engine
+from service.errors import NotFound, Overloaded
+from turnwire.delta import Delta, Event
+
+LAST: Final = frozenset({"completed", "failed", "incomplete", "error"})
+"""Kinds of events after which a response has no more."""
+_UNDER_WAY: Final = frozenset({"queued", "in_progress"})
+
+
+def is_last(event: Event) -> bool:
+    """Tell whether a response has no events after this one."""
+    return not isinstance(event, Delta) and event.WhichOneof("kind") in LAST
+
+
+async def follow(
+    engine: Engine, tenant: str, response_id: str, after: int | None
+) -> AsyncGenerator[Sequence[Event], None]:
+    """Return the response's events after a number in batches. Raises `NotFound`.
+
+    The batches raise `Overloaded` where they end before the response does: a server that goes away
+    may have given it up.
+    """
+    told = await engine.responses.follow(tenant, response_id, after)
+    return _to_the_end(told, engine, tenant, response_id)
+
+
+async def _to_the_end(
+    told: AsyncGenerator[Sequence[Event], None], engine: Engine, tenant: str, response_id: str
+) -> AsyncGenerator[Sequence[Event], None]:
+    last = None
+    async with aclosing(told):
+        async for batch in told:
+            yield batch
+            last = batch[-1] if batch else last
+    if not (is_last(last) if last else await _had_ended(engine, tenant, response_id)):
+        message = "What follows of this response is lost here. Ask for the response again."
+        raise Overloaded("server_is_overloaded", message)
+
+
+async def _had_ended(engine: Engine, tenant: str, response_id: str) -> bool:
+    """Tell whether a response has ended, so that there was nothing left to tell."""
+    try:
+        response = await engine.responses.get(tenant, response_id)
+    except NotFound:
+        return False
+    return response.status not in _UNDER_WAY
