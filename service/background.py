@@ -14,17 +14,23 @@ _TERMINAL = {"completed", "failed", "incomplete", "error"}
 class Background:
     """The sink of such a connection: it tells when the response exists, and sees to its end."""
 
-    connection: Connection
     congested = False
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._begun: asyncio.Future[responses_pb2.Response] = loop.create_future()
+        self._begun: asyncio.Future[responses_pb2.Response] | None = None
+        self._connection: Connection | None = None
 
-    async def begin(self, create: responses_pb2.CreateResponse) -> responses_pb2.Response:
+    async def begin(
+        self, connection: Connection, create: responses_pb2.CreateResponse
+    ) -> responses_pb2.Response:
         """Ask for the response, and return it as it begins. Raises `Refusal`."""
-        self.connection.receive(events_pb2.ClientEvent(create=create))
-        return await self._begun
+        self._connection = connection
+        self._begun = asyncio.get_running_loop().create_future()
+        connection.receive(events_pb2.ClientEvent(create=create))
+        try:
+            return await self._begun
+        finally:
+            self._begun = None
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Look at what is not output."""
@@ -37,12 +43,12 @@ class Background:
 
     def end(self, error: SessionError) -> None:
         """End, as the engine does."""
-        if not self._begun.done():
+        if self._begun and not self._begun.done():
             self._begun.set_exception(Overloaded("server_is_overloaded", error.message))
-        self.connection.close(error.ending)
+        self._close(error.ending)
 
     def _look_at(self, event: events_pb2.ServerEvent) -> None:
-        if not self._begun.done():
+        if self._begun and not self._begun.done():
             if event.HasField("error"):
                 self._begun.set_exception(Refusal.of(event.error))
             elif event.HasField("created"):
@@ -51,4 +57,10 @@ class Background:
                 self._begun.set_result(begun)
         if event.WhichOneof("kind") in _TERMINAL:
             # Not now: the turn that says so is still to be counted.
-            asyncio.get_running_loop().call_soon(self.connection.close, Ending.GONE)
+            asyncio.get_running_loop().call_soon(self._close, Ending.GONE)
+
+    def _close(self, ending: Ending) -> None:
+        """Close the connection, and let go of it: each knows the other."""
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close(ending)

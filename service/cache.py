@@ -1,16 +1,17 @@
-"""Nodes in memory, within a budget of bytes, and whatever else stands on a chain of segments.
+"""Nodes in memory, within a budget of bytes, and whatever else stands on chains of links.
 
 An agent reads each response about once, with its next turn, and never again: so nodes that have been
-continued go first, then the least recently used. Segments are shared between a node and all that
-continue it; each is counted once and let go with the last node that needs it.
+continued go first, then the least recently used. Links are shared between a node and all that continue
+it; each is counted once and let go with the last node that needs it. Segments grow when a model server
+renders them: what a turn has rendered is counted when that turn's node is put.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
-from service.conversation import Node, Segment
+from service.conversation import Link, Node
 
 Reason = Literal["superseded", "lru", "ttl"]
 Key = tuple[str, str]
@@ -33,12 +34,12 @@ class Weighed(Protocol):
         """What it continues, if that is of its kind."""
 
     @property
-    def segment(self) -> Segment | None:
-        """What it stands on."""
+    def chains(self) -> Sequence[Link]:
+        """The ends of what it stands on."""
 
     @property
     def weight(self) -> int:
-        """Bytes of memory it holds beyond its segments, roughly."""
+        """Bytes of memory it holds beyond its chains, roughly."""
 
 
 W = TypeVar("W", bound=Weighed)
@@ -74,10 +75,10 @@ class SegmentCache(Generic[W]):
     evicted: Callable[[Reason], None] = lambda _: None
     """Told of every eviction."""
     bytes: int = 0
-    """What the nodes and their segments weigh."""
+    """What the nodes and their chains weigh."""
     _tips: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
     _superseded: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
-    _segments: dict[Segment, _Held] = field(default_factory=dict)
+    _links: dict[Link, _Held] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._tips) + len(self._superseded)
@@ -105,15 +106,15 @@ class SegmentCache(Generic[W]):
         entry = _Entry(node, node.weight, self.clock())
         self._tips[key] = entry
         self.bytes += entry.weight
-        self._hold(node.segment)
+        self._hold(node)
         self._make_room()
 
     def replace(self, node: W) -> None:
         """Keep a node in the place of the one with its key."""
-        self._hold(node.segment)  # what both stand on stays counted, and is not walked over
+        self._hold(node)  # what both stand on stays counted, and is not walked over
         self.discard((node.tenant, node.id))
         self.put(node)
-        self._let_go(node.segment)
+        self._let_go(node)
 
     def discard(self, key: Key) -> bool:
         """Let go of a node; tell whether it was there."""
@@ -147,28 +148,47 @@ class SegmentCache(Generic[W]):
     def _remove(self, entries: OrderedDict[Key, _Entry[W]], key: Key) -> None:
         entry = entries.pop(key)
         self.bytes -= entry.weight
-        self._let_go(entry.node.segment)
+        self._let_go(entry.node)
 
-    def _hold(self, segment: Segment | None) -> None:
-        """Count a segment and those before it, as far as they are not counted yet."""
-        while segment is not None:
-            if held := self._segments.get(segment):
-                held.holders += 1
-                return
-            self._segments[segment] = _Held(segment.weight)
-            self.bytes += self._segments[segment].weight
-            segment = segment.parent
+    def _hold(self, node: W) -> None:
+        """Count the links of a node's chains, as far as they are not counted yet."""
+        for end in node.chains:
+            link: Link | None = end
+            while link is not None:
+                if held := self._links.get(link):
+                    held.holders += 1
+                    self._weigh_again(link)
+                    break
+                self._links[link] = _Held(link.weight)
+                self.bytes += self._links[link].weight
+                link = link.parent
 
-    def _let_go(self, segment: Segment | None) -> None:
-        """Stop counting a segment, and those before it, as far as nothing else needs them."""
-        while segment is not None:
-            held = self._segments[segment]
-            held.holders -= 1
-            if held.holders:
+    def _weigh_again(self, link: Link | None) -> None:
+        """Count what links have grown by since they were counted, back to one that has not grown.
+
+        A model server renders all that it lacks of a chain at once: what is before that one was
+        counted when it grew.
+        """
+        while link is not None:
+            held, weight = self._links[link], link.weight
+            if held.weight == weight:
                 return
-            self.bytes -= held.weight
-            del self._segments[segment]
-            segment = segment.parent
+            self.bytes += weight - held.weight
+            held.weight = weight
+            link = link.parent
+
+    def _let_go(self, node: W) -> None:
+        """Stop counting the links of a node's chains, as far as nothing else needs them."""
+        for end in node.chains:
+            link: Link | None = end
+            while link is not None:
+                held = self._links[link]
+                held.holders -= 1
+                if held.holders:
+                    break
+                self.bytes -= held.weight
+                del self._links[link]
+                link = link.parent
 
 
 class NodeCache(SegmentCache[Node]):

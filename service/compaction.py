@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from service.backends import Backend, Finished, Prompt
-from service.errors import Refusal
+from service.closed import MOST_OPENED, TOO_MUCH_SEALED, is_closed, opened_bytes
+from service.errors import ModelError, Refusal
 from service.excerpt import last_takeover
-from service.sealing import MARK, Seal, Unsealed
+from service.sealing import Seal, Unsealed
 from turnwire.v1 import items_pb2, responses_pb2
 
 BYTES_A_TOKEN = 4
 _LEAST_THRESHOLD, _USUAL_THRESHOLD = 1000, 24_000
-_MOST_REASONING = 64 * 1024 * 1024  # bytes opened at once: sealed texts are compressed
+MOST_KEPT = MOST_OPENED // 2
+"""Bytes that are kept at most when a conversation is compacted, so that it has room to go on."""
 
 
 class Compactions:
@@ -29,35 +31,49 @@ class Compactions:
     def item(self, tenant: str, item_id: str, items: Sequence[items_pb2.Item]) -> items_pb2.Item:
         """Return the item that stands for `items`. Raises `Refusal` if they are too long for one."""
         data = items_pb2.Items(items=items).SerializeToString()
-        try:
-            text = self._seal.seal(tenant, "compaction", data)
-        except ValueError:
+        if (text := self._sealed(tenant, "compaction", data)) is None:
             raise Refusal(
                 "context_length_exceeded",
                 "Even compacted the conversation is too long. Begin a new one.",
                 "input",
-            ) from None
+            )
         return items_pb2.Item(compaction=items_pb2.Compaction(id=item_id, encrypted_content=text))
 
     def sealed_reasoning(self, tenant: str, item: items_pb2.Item) -> items_pb2.Item:
-        """Return a reasoning item with what it says also sealed, so that it can be sent back unshown."""
+        """Return a reasoning item with what it says also sealed, so that it can be sent back unshown.
+
+        Raises `ModelError` for reasoning that is too long for that.
+        """
         if not item.reasoning.content or item.reasoning.encrypted_content:
             return item
         said = items_pb2.Reasoning(content=item.reasoning.content).SerializeToString()
+        if (text := self._sealed(tenant, "reasoning", said)) is None:
+            raise ModelError("server_error", "The model's reasoning is too long to be sealed.")
         sealed = items_pb2.Item()
         sealed.CopyFrom(item)
-        sealed.reasoning.encrypted_content = self._seal.seal(tenant, "reasoning", said)
+        sealed.reasoning.encrypted_content = text
         return sealed
 
     def legible(self, tenant: str, items: Sequence[items_pb2.Item]) -> Sequence[items_pb2.Item]:
         """Return the items as a model can be told them: nothing of ours sealed, nothing superseded.
 
         They are returned themselves where that is so already. Raises `Refusal` for a compaction that
-        cannot be read; reasoning that cannot stays as it is, for model servers that may.
+        cannot be read, or for too much; reasoning that cannot be read stays as it is, for model
+        servers that may.
         """
-        if not any(map(_is_closed, items)):
+        if not any(map(is_closed, items)):
             return items
-        return self._with_reasoning(tenant, self._without_compactions(tenant, items))
+        _check_opened(items)
+        told = self._without_compactions(tenant, items)
+        _check_opened(told)  # a compaction may have kept reasoning as it was sent, sealed
+        return [self._with_reasoning(tenant, item) for item in told]
+
+    def _sealed(self, tenant: str, purpose: str, data: bytes) -> str | None:
+        """Seal, unless it is too much to be opened again."""
+        try:
+            return self._seal.seal(tenant, purpose, data) if len(data) <= MOST_OPENED else None
+        except ValueError:
+            return None
 
     def _without_compactions(
         self, tenant: str, items: Sequence[items_pb2.Item]
@@ -83,19 +99,9 @@ class Compactions:
             ) from None
         return items_pb2.Items.FromString(data).items
 
-    def _with_reasoning(
-        self, tenant: str, items: Sequence[items_pb2.Item]
-    ) -> Sequence[items_pb2.Item]:
-        shown = []
-        left = _MOST_REASONING
-        for item in items:
-            if _is_closed(item) and (content := self._reasoning(tenant, item.reasoning)):
-                left -= content.ByteSize()
-                _check_left(left)
-                shown.append(_shown(item, content))
-            else:
-                shown.append(item)
-        return shown
+    def _with_reasoning(self, tenant: str, item: items_pb2.Item) -> items_pb2.Item:
+        content = self._reasoning(tenant, item.reasoning) if is_closed(item) else None
+        return _shown(item, content) if content else item
 
     def _reasoning(self, tenant: str, reasoning: items_pb2.Reasoning) -> items_pb2.Reasoning | None:
         try:
@@ -171,15 +177,6 @@ def _history(prompt: Prompt) -> Sequence[items_pb2.Item]:
     return prompt.legible([item for segment in prompt.history for item in segment.items])
 
 
-def _is_closed(item: items_pb2.Item) -> bool:
-    """Whether an item is not for a model as it stands."""
-    kind = item.WhichOneof("kind")
-    if kind == "reasoning":
-        reasoning = item.reasoning
-        return not reasoning.content and reasoning.encrypted_content.startswith(MARK)
-    return kind in {"compaction", "compaction_trigger"}
-
-
 def _shown(item: items_pb2.Item, opened: items_pb2.Reasoning) -> items_pb2.Item:
     shown = items_pb2.Item()
     shown.CopyFrom(item)
@@ -187,13 +184,9 @@ def _shown(item: items_pb2.Item, opened: items_pb2.Reasoning) -> items_pb2.Item:
     return shown
 
 
-def _check_left(left: int) -> None:
-    if left < 0:
-        raise Refusal(
-            "context_length_exceeded",
-            f"All 'encrypted_content' of reasoning may come to {_MOST_REASONING} bytes at most.",
-            "input",
-        )
+def _check_opened(items: Iterable[items_pb2.Item]) -> None:
+    if opened_bytes(items) > MOST_OPENED:
+        raise Refusal("context_length_exceeded", TOO_MUCH_SEALED, "input")
 
 
 def _threshold(management: responses_pb2.ContextManagement) -> int:

@@ -2,15 +2,23 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
 from service.backends import Backend, Finished, Prompt, ScoredText, Text
-from service.compaction import BYTES_A_TOKEN, Compacted, Compactor, Conversation, threshold
+from service.compaction import (
+    BYTES_A_TOKEN,
+    MOST_KEPT,
+    Compacted,
+    Compactor,
+    Conversation,
+    threshold,
+)
 from service.errors import ModelError
 from service.excerpt import Excerpt
+from service.messages import text_message
 from turnwire.v1 import items_pb2, responses_pb2
 
 _MOST_CHARACTERS_A_TOKEN = 64
@@ -38,7 +46,8 @@ class Budget:
     """How much of the older part may be left, in one form or the other."""
 
     kept_bytes: int = 32 * 1024
-    """For items kept as they were. What has to be kept counts, but is never left out."""
+    """For items kept as they were. What has to be kept counts, but is never left out: where that is
+    too much nothing is compacted."""
     summary_tokens: int = 1024
     """For what a model writes. A model that thinks first needs room for that too."""
 
@@ -63,14 +72,15 @@ class ModelCompactor:
         self._budget = budget
 
     async def compact(self, backend: Backend, conversation: Conversation) -> Compacted:
-        """Compact. Raises `ModelError` if the model writes nothing."""
+        """Compact. Raises `ModelError` if the model writes nothing, or too much has to be kept."""
         if not conversation.older:
             return Compacted(conversation.recent, None)
         budget = self._budget.under(threshold(conversation.prompt.settings))
-        text, finished = await _summary(backend, conversation.prompt, budget.summary_tokens)
-        summary = _message("developer", f"{_SUMMARY}\n\n{_quoted(text)}")
         older = _without(conversation.older, (_SUMMARY, _OMISSION))
         kept = Excerpt(older, conversation.recent).newest(_is_users, budget.kept_bytes)
+        _check_kept([*kept, *conversation.recent])
+        text, finished = await _summary(backend, conversation.prompt, budget.summary_tokens)
+        summary = text_message("developer", f"{_SUMMARY}\n\n{_quoted(text)}")
         return Compacted([summary, *kept, *conversation.recent], finished)
 
 
@@ -81,14 +91,15 @@ class RecentCompactor:
         self._budget = budget
 
     async def compact(self, backend: Backend, conversation: Conversation) -> Compacted:
-        """Compact."""
+        """Compact. Raises `ModelError` if too much has to be kept."""
         del backend
         budget = self._budget.under(threshold(conversation.prompt.settings))
         older = _without(conversation.older, (_OMISSION,))
         kept = Excerpt(older, conversation.recent).newest(lambda _: True, budget.kept_bytes)
+        _check_kept([*kept, *conversation.recent])
         if len(kept) == len(conversation.older):
             return Compacted([*kept, *conversation.recent], None)
-        omission = _message("developer", _OMISSION)
+        omission = text_message("developer", _OMISSION)
         return Compacted([omission, *kept, *conversation.recent], None)
 
 
@@ -130,8 +141,9 @@ def _asking(prompt: Prompt, most_tokens: int) -> Prompt:
     settings.CopyFrom(prompt.settings)
     _let_write(settings)
     settings.max_output_tokens = most_tokens
+    settings.truncation = "auto"  # what the model cannot read it cannot sum up: better than nothing
     return dataclasses.replace(
-        prompt, input=[*prompt.input, _message("user", _ASK)], settings=settings, logprobs=False
+        prompt, input=[*prompt.input, text_message("user", _ASK)], settings=settings, logprobs=False
     )
 
 
@@ -153,9 +165,14 @@ def _quoted(text: str) -> str:
     return "\n".join(f"> {line}" for line in text.splitlines())
 
 
-def _message(role: str, text: str) -> items_pb2.Item:
-    part = items_pb2.ContentPart(input_text=items_pb2.Text(text=text))
-    return items_pb2.Item(message=items_pb2.Message(role=role, content=[part]))
+def _check_kept(items: Iterable[items_pb2.Item]) -> None:
+    """Give up, before a model is asked, what would be too long even compacted."""
+    if sum(item.ByteSize() for item in items) > MOST_KEPT:
+        raise ModelError(
+            "context_length_exceeded",
+            "The conversation cannot be compacted: its instructions, its open calls and what is to be "
+            f"answered have to be kept, and come to more than {MOST_KEPT} bytes. Begin a new one.",
+        )
 
 
 def _is_users(item: items_pb2.Item) -> bool:

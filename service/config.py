@@ -110,6 +110,9 @@ class Config(BaseSettings):
     )
 
     max_connections: int = Field(20_000, ge=1, description="connections, all transports")
+    max_background_responses: int = Field(
+        64, ge=0, description="responses that a tenant may have made in the background at once"
+    )
     max_active_turns: int = Field(16, ge=1, description="turns that run at once on a connection")
     max_waiting_turns: int = Field(64, ge=1, description="turns that wait on a connection")
     max_lanes: int = Field(32, ge=1, description="named lanes in a connection's life")
@@ -238,6 +241,7 @@ class Config(BaseSettings):
                 conversation_bytes=self.max_conversation_bytes,
             ),
             connections=self.max_connections,
+            background=self.max_background_responses,
         )
 
 

@@ -182,7 +182,9 @@ class Connection:
         return self._cache.get((self.tenant, response_id)) if self._cache else None
 
     def keep(self, node: Node) -> None:
-        """Hold a node for the connection's next turns."""
+        """Hold a node for the connection's next turns, if there will be any."""
+        if self._closed is not None:
+            return
         if self._cache is None:
             bounds = Bounds(budget=self._limits.cache_bytes)
             self._cache = NodeCache(bounds, time.monotonic, self._count_eviction)

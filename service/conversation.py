@@ -2,13 +2,15 @@
 
 A `Segment` is what one turn added: its items, and what was made of them once. A `Node` is a
 finished response that can be continued; it points at its segment, the segment at its parent's.
-Continuing and forking are the same operation and cost the same, whatever the length.
+Continuing and forking are the same operation and cost the same, whatever the length. Tools that items
+of a conversation add are links of a chain of their own, which outlives a compaction.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from service.closed import opened_bytes
 from turnwire.v1 import items_pb2, responses_pb2, state_pb2
 
 _STRING = 128  # what a short string in a set weighs in Python beyond its characters
@@ -23,6 +25,18 @@ class Rendered(NamedTuple):
     tokens: int
 
 
+class Link(Protocol):
+    """Part of a chain that is shared by all that continue it."""
+
+    @property
+    def parent(self) -> "Link | None":
+        """What comes before."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory this link alone holds, roughly."""
+
+
 class Segment:
     """What one turn added to a conversation: input items, then output items.
 
@@ -30,7 +44,7 @@ class Segment:
     again only where no rendering of them is left.
     """
 
-    __slots__ = ("_items", "length", "parent", "rendered")
+    __slots__ = ("_items", "count", "length", "opened", "parent", "rendered")
 
     def __init__(
         self,
@@ -39,7 +53,12 @@ class Segment:
         rendered: dict[str, Rendered] | None = None,
     ) -> None:
         self.parent = parent
-        self._items = items_pb2.Items(items=items).SerializeToString()
+        held = items_pb2.Items(items=items)
+        self._items = held.SerializeToString()
+        self.count: int = len(held.items) + (parent.count if parent else 0)
+        """Items of the conversation up to here."""
+        self.opened: int = opened_bytes(held.items) + (parent.opened if parent else 0)
+        """Bytes that the sealed items among them open to."""
         self.length: int = len(self._items) + (parent.length if parent else 0)
         """Bytes of all items of the conversation up to here."""
         self.rendered: dict[str, Rendered] = {} if rendered is None else rendered
@@ -64,6 +83,36 @@ class Segment:
             segment = segment.parent
         path.reverse()
         return path
+
+
+class AddedTools:
+    """Tools that items of a conversation added, after those that earlier items added.
+
+    Like the items of a segment they are kept as bytes.
+    """
+
+    __slots__ = ("_tools", "count", "parent")
+
+    def __init__(self, parent: "AddedTools | None", tools: Sequence[items_pb2.Tool]) -> None:
+        self.parent = parent
+        self._tools = items_pb2.AdditionalTools(tools=tools).SerializeToString()
+        self.count: int = len(tools) + (parent.count if parent else 0)
+        """How many there are up to here."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory this link alone holds, roughly."""
+        return _OVERHEAD + len(self._tools)
+
+    def parsed(self) -> Sequence[items_pb2.Tool]:
+        """Return all tools up to here in the order they were added, parsed anew."""
+        links: list[AddedTools] = []
+        link: AddedTools | None = self
+        while link is not None:
+            links.append(link)
+            link = link.parent
+        added = (items_pb2.AdditionalTools.FromString(one._tools) for one in reversed(links))  # noqa: SLF001
+        return [tool for tools in added for tool in tools.tools]
 
 
 class Fingerprint(NamedTuple):
@@ -91,15 +140,20 @@ class Node:
     """How many of the segment's items are input; output follows them."""
     pending_calls: frozenset[str]
     """Calls of the conversation that no output has answered yet."""
-    tools: Sequence[items_pb2.Tool] = ()
-    """Tools that items of the conversation added. Shared with the parent where nothing was added."""
+    tools: AddedTools | None = None
+    """Tools that items of the conversation added: the parent's own link where nothing was added."""
     tokens: int = 0
     """How long the conversation was at the end of the turn, as far as the model server told."""
     fingerprint: Fingerprint | None = None
 
     @property
+    def chains(self) -> Sequence[Link]:
+        """What it shares with what it continues, and with what continues it."""
+        return (self.segment, self.tools) if self.tools else (self.segment,)
+
+    @property
     def weight(self) -> int:
-        """Bytes of memory this node holds beyond its segment, roughly."""
+        """Bytes of memory this node holds beyond its chains, roughly."""
         return _OVERHEAD + sum(_STRING + len(call) for call in self.pending_calls)
 
 
@@ -126,6 +180,6 @@ class DurableNode(Node):
 
     @property
     def weight(self) -> int:
-        """Bytes of memory this node holds beyond its segment, roughly."""
+        """Bytes of memory this node holds beyond its chains, roughly."""
         stored = len(self.response_data) + len(self.trace_data)
         return super(DurableNode, self).weight + stored

@@ -2,27 +2,29 @@
 
 A response that is made in one continues its tip and becomes the new tip; clients add items and take
 items out in between. The items are those on the path of the tip's segments: a compaction cuts that
-path, so from then on the list begins there. Reading a list parses all of it, however short the page.
+path, so from then on the list begins there. What an item is called depends on those before it: reading a
+list parses it from its beginning, segment by segment, however short the page.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 from service import ids
 from service.conversation import DurableNode
 from service.errors import Conflict, NotFound
-from service.paging import Page, item_id_of, list_of, page_of, shown
+from service.paging import Names, Page, Paging, item_id_of, list_of, shown
+from service.reading import slices
 from service.request import check_metadata
-from service.store.conversations import ConversationStore, StoredConversation
-from service.tips import Tips, numbered
+from service.store import ConversationStore, StoredConversation
+from service.tips import Tips, names_in
 from turnwire.v1 import conversation_service_pb2 as rpc
 from turnwire.v1 import items_pb2
 
-_SEGMENTS_A_TICK = 64
 _ATTEMPTS = 8
 
 
@@ -36,8 +38,6 @@ class Joined:
     """Makes the turn's node the tip, once that is kept. Does nothing if the conversation is deleted.
 
     Raises `Conflict` if another replica's turn came first."""
-    items: Callable[[], Awaitable[Sequence[items_pb2.Item]]]
-    """Returns all items that the turn continues, each with an id, parsed anew."""
 
 
 class Conversations:
@@ -47,7 +47,7 @@ class Conversations:
         self._store = store
         self._tips = tips
         self._held: set[tuple[str, str]] = set()
-        self._reading = asyncio.Lock()  # long lists take memory: one at a time
+        self._reading = WeakValueDictionary[str, asyncio.Lock]()
 
     async def create(self, tenant: str, request: rpc.CreateConversationRequest) -> rpc.Conversation:
         """Begin a conversation."""
@@ -58,7 +58,8 @@ class Conversations:
             created_at=int(time.time()),
             metadata=dict(request.metadata),
         )
-        if items := await self._tips.understood(conversation, (), request.items):
+        if found := await self._tips.understood(conversation, request.items):
+            items = list(map(names_in(conversation).named, found))
             conversation = replace(conversation, tip=self._tips.extended(conversation, items))
         await self._store.add(conversation)
         return _told(conversation)
@@ -87,18 +88,28 @@ class Conversations:
 
     async def items(self, tenant: str, conversation_id: str, page: Page) -> items_pb2.ItemList:
         """Return a page of a conversation's items."""
-        return page_of(await self._items(await self._find(tenant, conversation_id)), page)
+        paging = Paging(page)
+        conversation = await self._find(tenant, conversation_id)
+        async with aclosing(self._items(conversation, names_in(conversation))) as items:
+            async for item in items:
+                if not paging.take(item):
+                    break
+        return paging.listed()
 
     async def item(self, tenant: str, conversation_id: str, item_id: str) -> items_pb2.Item:
         """Return an item of a conversation, by the id it is listed under."""
-        items = await self._items(await self._find(tenant, conversation_id))
-        return shown(items[_place_of(item_id, items)])
+        conversation = await self._find(tenant, conversation_id)
+        async with aclosing(self._items(conversation, names_in(conversation))) as items:
+            async for item in items:
+                if item_id_of(item) == item_id:
+                    return shown(item)
+        raise _no_item()
 
     async def add_items(self, tenant: str, request: rpc.CreateItemsRequest) -> items_pb2.ItemList:
         """Add items at the end of a conversation; return them, each with its id."""
         async with self._hold(tenant, request.conversation_id) as held:
-            listed = await self._items(held)
-            items = await self._tips.understood(held, listed, request.items)
+            found = await self._tips.understood(held, request.items)
+            items = list(map((await self._names(held)).named, found))
             if items:
                 await self._move(held, self._tips.extended(held, items))
         return list_of(items)
@@ -108,8 +119,11 @@ class Conversations:
     ) -> rpc.Conversation:
         """Take an item out of a conversation: rare, for all that is left is parsed and made anew."""
         async with self._hold(tenant, conversation_id) as held:
-            left = list(await self._items(held))
-            del left[_place_of(item_id, left)]
+            async with aclosing(self._items(held, names_in(held))) as items:
+                every = [item async for item in items]
+            left = [item for item in every if item_id_of(item) != item_id]
+            if len(left) == len(every):
+                raise _no_item()
             tip = self._tips.rebuilt(held, left) if left else None
             return _told(await self._put(held, tip, 1))
 
@@ -120,7 +134,7 @@ class Conversations:
         Raises `NotFound`, and `Conflict` while another turn, or a change of its items, holds it.
         """
         async with self._hold(tenant, conversation_id) as held:
-            yield Joined(held.tip, partial(self._advance, held), partial(self._items, held))
+            yield Joined(held.tip, partial(self._advance, held))
 
     def expire(self) -> None:
         """Let go of what is too old."""
@@ -144,16 +158,25 @@ class Conversations:
             return conversation
         raise _not_found()
 
-    async def _items(self, conversation: StoredConversation) -> Sequence[items_pb2.Item]:
-        """Return all of a conversation's items, each with an id."""
+    async def _items(
+        self, conversation: StoredConversation, names: Names
+    ) -> AsyncGenerator[items_pb2.Item, None]:
+        """Tell all of a conversation's items, each with an id. Has to be closed."""
         path = conversation.segment.path() if conversation.segment else []
-        items: list[items_pb2.Item] = []
-        async with self._reading:
-            for number, segment in enumerate(path, 1):
-                items += segment.items
-                if number % _SEGMENTS_A_TICK == 0:
-                    await asyncio.sleep(0)
-            return numbered(conversation, items)
+        # A parsed segment may take much memory: a tenant has one at a time.
+        reading = self._reading.setdefault(conversation.tenant, asyncio.Lock())
+        async with reading, aclosing(slices(segment.items for segment in path)) as parsed:
+            async for items in parsed:
+                for item in items:
+                    yield names.named(item)
+
+    async def _names(self, conversation: StoredConversation) -> Names:
+        """Return what gives the items that follow a conversation's own their ids."""
+        names = names_in(conversation)
+        async with aclosing(self._items(conversation, names)) as items:
+            async for _ in items:
+                pass
+        return names
 
     async def _advance(self, held: StoredConversation, tip: DurableNode) -> None:
         with suppress(NotFound):
@@ -161,10 +184,9 @@ class Conversations:
 
     async def _move(self, held: StoredConversation, tip: DurableNode) -> None:
         """Put a longer conversation in the place of one that is held, or one that it compacts to."""
-        superseded = 0
-        if held.segment and held.segment.path()[0] is not tip.segment.path()[0]:
-            superseded = len(await self._items(held))
-        await self._put(held, tip, superseded)
+        superseded = held.segment.count if held.segment else 0
+        continues = tip.segment.parent is held.segment
+        await self._put(held, tip, 0 if continues else superseded)
 
     async def _put(
         self, held: StoredConversation, tip: DurableNode | None, gone: int
@@ -202,11 +224,8 @@ def _told(conversation: StoredConversation) -> rpc.Conversation:
     )
 
 
-def _place_of(item_id: str, items: Sequence[items_pb2.Item]) -> int:
-    for index, item in enumerate(items):
-        if item_id_of(item) == item_id:
-            return index
-    raise NotFound("not_found", "The conversation has no item with this id.", "item_id")
+def _no_item() -> NotFound:
+    return NotFound("not_found", "The conversation has no item with this id.", "item_id")
 
 
 def _not_found() -> NotFound:

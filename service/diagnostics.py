@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import orjson
 
+from service.calls import is_models
+from service.closed import opened_bytes
+from service.compaction import BYTES_A_TOKEN
 from service.conversation import Fingerprint, Node, Segment
 from service.meaning import Legible, same
 from turnwire.v1 import items_pb2, responses_pb2
 
 _BYTES, _ITEMS = 4 * 1024 * 1024, 8192
-"""How much is compared item by item: some 30 ms of work at most."""
-_BYTES_A_TOKEN = 4
+"""How much is compared item by item, and how much that is sealed may open to: some 30 ms of work."""
 
 _SETTINGS = (
     ("model", "model_changed", "model"),
@@ -34,8 +36,6 @@ _SETTINGS = (
     ("service_tier", "service_tier_changed", "service_tier"),
 )
 """In prompt order: a part of the fingerprint, the reason it is, the request's member it comes from."""
-
-_MODEL_MADE = {"reasoning", "function_call", "custom_tool_call", "other_json"}
 
 
 def fingerprint(settings: responses_pb2.Settings, tools: Sequence[items_pb2.Tool]) -> Fingerprint:
@@ -133,7 +133,7 @@ class _Prompt:
 
     def missed(self, difference: _Difference) -> int:
         """Tokens from the first different item on."""
-        return (self.length - difference.length) // _BYTES_A_TOKEN
+        return (self.length - difference.length) // BYTES_A_TOKEN
 
     def reusable(self, difference: _Difference) -> int:
         """Tokens before the first different item."""
@@ -146,8 +146,8 @@ class _Prompt:
     def _tokens_to(self, length: int) -> int:
         """Estimate the tokens of its first bytes, from what the model server told of its parent."""
         if self.parent and self.parent.tokens and length >= self._inherited:
-            return self.parent.tokens + (length - self._inherited) // _BYTES_A_TOKEN
-        return length // _BYTES_A_TOKEN
+            return self.parent.tokens + (length - self._inherited) // BYTES_A_TOKEN
+        return length // BYTES_A_TOKEN
 
 
 def _diagnosis(
@@ -187,12 +187,13 @@ def _difference(compared: Node, prompt: _Prompt, legible: Legible) -> _Differenc
     if shared == len(before):
         return None
     length = before[shared - 1].length if shared else 0
+    legible = _sparing(legible)
     pairs = zip(_told(compared, before[shared:]), _new(prompt, now[shared:]), strict=False)
     for index, (told, new) in enumerate(pairs):
         if index == _ITEMS:
             raise _TooLong
         if not same(told.item, new.item, legible):
-            if told.is_answer and not _is_model_made(new.item):
+            if told.is_answer and not is_models(new.item):
                 return None
             compacted = index == shared == 0 and new.item.HasField("compaction")
             reason = "context_compacted" if compacted else "input_changed"
@@ -234,6 +235,20 @@ def _read(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Sequence[items
         yield segment, segment.items
 
 
+def _sparing(legible: Legible) -> Legible:
+    """Open sealed items only as far as that is little work, all taken together."""
+    left = _BYTES
+
+    def spared(items: Sequence[items_pb2.Item]) -> Sequence[items_pb2.Item]:
+        nonlocal left
+        left -= opened_bytes(items)
+        if left < 0:
+            raise _TooLong
+        return legible(items)
+
+    return spared
+
+
 def _first(segment: Segment, items: Sequence[items_pb2.Item]) -> int:
     """Return the first item that is not superseded: only a first segment holds compactions."""
     return 0 if segment.parent else _last_compaction(items) or 0
@@ -242,10 +257,6 @@ def _first(segment: Segment, items: Sequence[items_pb2.Item]) -> int:
 def _last_compaction(items: Sequence[items_pb2.Item]) -> int | None:
     indexes = range(len(items) - 1, -1, -1)
     return next((index for index in indexes if items[index].HasField("compaction")), None)
-
-
-def _is_model_made(item: items_pb2.Item) -> bool:
-    return item.WhichOneof("kind") in _MODEL_MADE or item.message.role == "assistant"
 
 
 def _instructions(settings: responses_pb2.Settings) -> bytes:

@@ -6,6 +6,7 @@ Whatever one face can say, the others can: they all say it here.
 import asyncio
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from service.compaction import Compactions, Compactor
 from service.compactors import ModelCompactor
 from service.connection import Connection, ConnectionLimits, Sink
 from service.conversations import Conversations
-from service.errors import Ending, Overloaded
+from service.errors import Ending, Overloaded, RateLimited
 from service.limits import MIB, TurnLimits
 from service.live import Live
 from service.metrics import Metrics, TransportMetrics
@@ -24,14 +25,14 @@ from service.responses import Responses
 from service.router import Router
 from service.runner import Runner, State
 from service.sealing import Seal
-from service.store import Store
-from service.store.conversations import ConversationStore
+from service.store import ConversationStore, Store
 from service.tips import Tips
 from turnwire.v1 import responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 
 _HOUSEKEEPING = 15.0
 """Seconds between two looks at what has become too old."""
+_BACKGROUND = "background"
 _DRAINING = "The server is going away. Reconnect and continue."
 
 
@@ -42,6 +43,9 @@ class EngineLimits:
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
     turn: TurnLimits = field(default_factory=TurnLimits)
     connections: int = 20_000
+    """Of clients, all transports together."""
+    background: int = 64
+    """Responses that a tenant may have made in the background at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,7 @@ class Engine:
         self.runner = Runner(router, state, means, moderator, metrics)
         self.responses = Responses(state, self.runner, means, self._forget)
         self._connections: set[Connection] = set()
+        self._in_background: Counter[str] = Counter()
         self._transports: dict[str, TransportMetrics] = {}
         self._draining = False
         self._empty = asyncio.Event()
@@ -100,7 +105,12 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome."""
-        return not self._draining and len(self._connections) < self.limits.connections
+        return not self._draining and self._clients < self.limits.connections
+
+    @property
+    def _clients(self) -> int:
+        """How many connections have a client at their other end."""
+        return len(self._connections) - sum(self._in_background.values())
 
     def models(self) -> rpc.ListModelsResponse:
         """The models there are, each with the kind of model server behind it."""
@@ -112,18 +122,39 @@ class Engine:
 
     def connect(self, tenant: str, transport: str, sink: Sink) -> Connection:
         """Open a connection. Raises `Overloaded` when there are too many, or while draining."""
-        return self._connect(tenant, transport, sink, self.limits.connection)
+        metrics = self._metrics_of(transport)
+        self._check_not_draining(metrics)
+        if self._clients >= self.limits.connections:
+            metrics.connected("limit")
+            raise Overloaded("server_is_overloaded", "Too many connections. Try again later.")
+        return self._open(Connection(tenant, sink, self, metrics, self.limits.connection))
 
     async def start(
         self, tenant: str, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         """Have a response made in the background; return it as it begins. Raises `Refusal`."""
+        if self._in_background[tenant] >= self.limits.background:
+            raise RateLimited(
+                f"{self.limits.background} responses are being made in the background already. "
+                "Wait for some of them."
+            )
+        metrics = self._metrics_of(_BACKGROUND)
+        self._check_not_draining(metrics)
         usual = self.limits.connection
         session = dataclasses.replace(usual.session, background=True)
-        limits = dataclasses.replace(usual, session=session)
-        background = Background()
-        background.connection = self._connect(tenant, "background", background, limits)
-        return await background.begin(create)
+        limits, background = dataclasses.replace(usual, session=session), Background()
+        connection = self._open(Connection(tenant, background, self, metrics, limits))
+        self._in_background[tenant] += 1
+        return await background.begin(connection, create)
+
+    def admit(self) -> None:
+        """Let a change be made that is no connection's. Raises `Overloaded` while draining."""
+        if self._draining:
+            raise Overloaded("server_is_overloaded", _DRAINING)
+
+    def refused(self, transport: str, status: int) -> None:
+        """Count a request that a transport refused, or that was refused on no connection."""
+        self._metrics_of(transport).refused(status)
 
     def rejected(self, transport: str, outcome: str) -> None:
         """Count a connection that a transport turned away: "auth", "origin" or "invalid"."""
@@ -132,6 +163,8 @@ class Engine:
     def left(self, connection: Connection) -> None:
         """Forget a connection that has ended."""
         self._connections.discard(connection)
+        if connection.metrics is self._metrics_of(_BACKGROUND):
+            self._in_background[connection.tenant] -= 1
         if not self._connections:
             self._empty.set()
 
@@ -149,18 +182,13 @@ class Engine:
             cut = [connection.cut() for connection in list(self._connections)]
             await asyncio.gather(*cut)
 
-    def _connect(
-        self, tenant: str, transport: str, sink: Sink, limits: ConnectionLimits
-    ) -> Connection:
-        metrics = self._metrics_of(transport)
+    def _check_not_draining(self, metrics: TransportMetrics) -> None:
         if self._draining:
             metrics.connected("draining")
             raise Overloaded("server_is_overloaded", _DRAINING)
-        if len(self._connections) >= self.limits.connections:
-            metrics.connected("limit")
-            raise Overloaded("server_is_overloaded", "Too many connections. Try again later.")
-        metrics.connected("accepted")
-        connection = Connection(tenant, sink, self, metrics, limits)
+
+    def _open(self, connection: Connection) -> Connection:
+        connection.metrics.connected("accepted")
         self._connections.add(connection)
         self._empty.clear()
         return connection

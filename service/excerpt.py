@@ -5,23 +5,11 @@ kept whose call is left out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-import orjson
-
+from service.calls import Tie, is_models, tie
 from turnwire.v1 import items_pb2
 
-_CALLS = {"function_call", "custom_tool_call"}
-_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
 _STANDING = {"system", "developer"}
-
-
-class _Tie(NamedTuple):
-    """What ties an item to others."""
-
-    call_id: str
-    answers: bool
-    """Whether it is the answer to the call, rather than the call."""
 
 
 class Excerpt:
@@ -51,7 +39,7 @@ class Excerpt:
 def last_takeover(items: Sequence[items_pb2.Item]) -> int:
     """Return where an item of the client's last follows one of the model's; 0 if none does."""
     for place in range(len(items) - 1, 0, -1):
-        if _is_models(items[place - 1]) and not _is_models(items[place]):
+        if is_models(items[place - 1]) and not is_models(items[place]):
             return place
     return 0
 
@@ -61,12 +49,12 @@ def _open_calls(older: Sequence[items_pb2.Item], recent: Sequence[items_pb2.Item
     opened: dict[str, int] = {}
     latest: dict[str, int] = {}
     for place, item in enumerate(older):
-        match _tie(item):
-            case _Tie(call_id, answers=True):
+        match tie(item):
+            case Tie(call_id, answers=True):
                 opened.pop(call_id, None)
-            case _Tie(call_id):
+            case Tie(call_id):
                 opened[call_id] = latest[call_id] = place
-    answered = {tie.call_id for item in recent if (tie := _tie(item)) and tie.answers}
+    answered = {tied.call_id for item in recent if (tied := tie(item)) and tied.answers}
     return {*opened.values(), *(latest[call_id] for call_id in answered & latest.keys())}
 
 
@@ -75,39 +63,12 @@ def _paired(items: Sequence[items_pb2.Item]) -> Sequence[items_pb2.Item]:
     called: set[str] = set()
     paired = []
     for item in items:
-        tie = _tie(item)
-        if tie and not tie.answers:
-            called.add(tie.call_id)
-        if not tie or tie.call_id in called:
+        tied = tie(item)
+        if tied and not tied.answers:
+            called.add(tied.call_id)
+        if not tied or tied.call_id in called:
             paired.append(item)
     return paired
-
-
-def _tie(item: items_pb2.Item) -> _Tie | None:
-    """Return what ties an item to others, if anything does."""
-    kind = item.WhichOneof("kind")
-    if kind in _CALLS | _OUTPUTS:
-        return _Tie(getattr(item, kind).call_id, kind in _OUTPUTS)
-    return _usual_tie(item.other_json) if kind == "other_json" else None
-
-
-def _usual_tie(other_json: str) -> _Tie | None:
-    """Read an item of a type that is not known as the protocol writes calls and their answers."""
-    try:
-        other = orjson.loads(other_json)
-    except orjson.JSONDecodeError:  # over gRPC it may be anything
-        return None
-    match other:
-        case {"type": str(kind), "call_id": str(call_id)}:
-            return _Tie(call_id, kind.endswith("_output"))
-    return None
-
-
-def _is_models(item: items_pb2.Item) -> bool:
-    """Whether an item is the model's. Of a type that is not known, a call is."""
-    if tie := _tie(item):
-        return not tie.answers
-    return item.HasField("reasoning") or item.message.role == "assistant"
 
 
 def _stands(item: items_pb2.Item) -> bool:

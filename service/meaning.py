@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from service.messages import put_in_parts
 from turnwire.v1 import items_pb2
 
 Legible: TypeAlias = Callable[[Sequence[items_pb2.Item]], Sequence[items_pb2.Item]]
-"""Opens what was sealed."""
+"""Makes items what a model can be told: opens what was sealed."""
 
 _CHANCE = {
     "message": ("id", "status"),
@@ -59,14 +60,7 @@ def _meaning(item: items_pb2.Item) -> items_pb2.Item:
 
 def _as_parts(message: items_pb2.Message) -> None:
     """Say text as a part, and leave out what else is known of the text."""
-    if message.HasField("content_text"):
-        text = items_pb2.ContentPart()
-        if message.role == "assistant":
-            text.output_text.text = message.content_text
-        else:
-            text.input_text.text = message.content_text
-        message.ClearField("content_text")
-        message.content.append(text)
+    put_in_parts(message)
     for part in message.content:
         if part.HasField("output_text"):
             part.output_text.ClearField("annotations_json")

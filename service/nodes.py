@@ -13,7 +13,7 @@ from service.turn import Turn
 from turnwire.v1 import items_pb2
 
 
-def sealed(
+def node_of(
     plan: Plan,
     turn: Turn,
     said: Sequence[items_pb2.Item] | None,
@@ -25,7 +25,7 @@ def sealed(
     """
     request, response, parent = plan.request, turn.response, plan.request.parent
     if said is None:
-        said, tools = (), parent.tools if parent else ()
+        said, tools = (), parent.tools if parent else None
         pending = parent.pending_calls if parent else frozenset[str]()
     else:
         tools, pending = request.added_tools, request.pending_calls
@@ -48,14 +48,15 @@ def sealed(
     )
 
 
-def record(plan: Plan, turn: Turn) -> DurableNode:
+def record_of(plan: Plan, turn: Turn, said: Sequence[items_pb2.Item] | None) -> DurableNode:
     """Return what is kept of a stored response that failed: it can be retrieved, not continued."""
+    items = said or ()
     node = Node(
         tenant=plan.tenant,
         id=turn.response.id,
         parent_id=None,
-        segment=Segment(None, plan.request.input),
-        inputs=len(plan.request.input),
+        segment=Segment(None, items),
+        inputs=len(items),
         pending_calls=frozenset(),
     )
     return _durable(node, turn, continuable=False)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from service.backends import (
     CallText,
+    Finished,
     Produced,
     ReasoningSummaryText,
     ReasoningText,
@@ -140,18 +141,36 @@ class Stream:
         getattr(body, framing.field).append(part)
         return part
 
-    def cut(self, body: Any, trace: state_pb2.StreamTrace) -> Iterator[events_pb2.ServerEvent]:
-        """Say again, delta by delta, what became of it in a finished item's body."""
+    def cut(
+        self, body: Any, trace: state_pb2.StreamTrace, skip: Callable[[int], int]
+    ) -> Iterator[events_pb2.ServerEvent]:
+        """Say again, delta by delta, what became of it in a finished item's body.
+
+        `skip` is told how many deltas there are, and says how many of the first need not be said.
+        """
+        text, scores = self._whole(body)
+        skipped = skip(len(trace.lengths))
+        at = sum(trace.lengths[:skipped])
+        self._take(text[:at], list(itertools.islice(scores, sum(trace.logprobs[:skipped]))))
+        cuts = itertools.zip_longest(trace.lengths, trace.logprobs, fillvalue=0)
+        for length, count in itertools.islice(cuts, skipped, None):
+            piece = ScoredText(text[at : at + length], list(itertools.islice(scores, count)))
+            at += length
+            yield self.scored(piece) if trace.logprobs else self._more(piece.text)
+
+    def _whole(self, body: Any) -> tuple[str, Iterator[items_pb2.Logprob]]:
+        """Return all of its text in a finished item's body, and what was said of how likely it was."""
         whole = body
         if framing := self._form.framing:
             part = getattr(body, framing.field)[self._place[framing.index]]
             whole = getattr(part, framing.part)
-        text, scores = getattr(whole, self._form.body), iter(getattr(whole, "logprobs", ()))
-        at = 0
-        for length, count in itertools.zip_longest(trace.lengths, trace.logprobs, fillvalue=0):
-            piece = ScoredText(text[at : at + length], list(itertools.islice(scores, count)))
-            at += length
-            yield self.scored(piece) if trace.logprobs else self._more(piece.text)
+        return getattr(whole, self._form.body), iter(getattr(whole, "logprobs", ()))
+
+    def _take(self, text: str, logprobs: Sequence[items_pb2.Logprob]) -> None:
+        """Take in one piece what was said before."""
+        if text:
+            self.pieces.append(text)
+            self._scores += [logprobs] if logprobs else []
 
     def trace(self) -> state_pb2.StreamTrace:
         """Return how it was cut into deltas."""
@@ -221,6 +240,15 @@ class OpenItem:
         if self.kind == "message":
             self.body.extra_json = "" if self.body.content else _EMPTY_CONTENT
         return self._item
+
+
+def add_usage(usage: responses_pb2.Usage, finished: Finished) -> None:
+    """Add what a run of a model cost."""
+    usage.input_tokens += finished.input_tokens
+    usage.input_tokens_details.cached_tokens += finished.cached_tokens
+    usage.output_tokens += finished.output_tokens
+    usage.output_tokens_details.reasoning_tokens += finished.reasoning_tokens
+    usage.total_tokens += finished.input_tokens + finished.output_tokens
 
 
 def compacting(index: int, item_id: str) -> tuple[events_pb2.ServerEvent, events_pb2.ServerEvent]:

@@ -3,10 +3,12 @@
 Pure: it never waits, reads a clock or draws a random number.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from service.errors import Refusal
+from service.messages import put_in_parts
 from turnwire import strict_json
 from turnwire.v1 import items_pb2
 
@@ -42,17 +44,49 @@ class Page(NamedTuple):
     """"asc" or "desc"; "desc" when empty."""
 
 
-def page_of(items: Sequence[items_pb2.Item], page: Page) -> items_pb2.ItemList:
+class Paging:
+    """A page of a list that is told from its beginning, item by item, each with an id.
+
+    It holds no more items than fit on the page.
+    """
+
+    def __init__(self, page: Page) -> None:
+        """Raises `Refusal` for a page that cannot be."""
+        self._limit, self._ascending = _limit(page), _order(page) == "asc"
+        self._after = page.after
+        self._missing = bool(page.after)
+        self._items: deque[items_pb2.Item] = deque(maxlen=self._limit + 1)
+
+    def take(self, item: items_pb2.Item) -> bool:
+        """Look at the next item; tell whether more have to be looked at."""
+        if self._missing and item_id_of(item) == self._after:
+            self._missing = False
+            return self._ascending
+        if not (self._missing and self._ascending):
+            self._items.append(item)
+        return not self._ascending or len(self._items) <= self._limit
+
+    def listed(self) -> items_pb2.ItemList:
+        """Return the page. Raises `Refusal` if there was no item to begin after."""
+        if self._missing:
+            message = "'after' must be the id of an item of the list."
+            raise Refusal("invalid_value", message, "after")
+        ordered = self._items if self._ascending else reversed(self._items)
+        listed = list_of(list(ordered)[: self._limit])
+        listed.has_more = len(self._items) > self._limit
+        return listed
+
+
+def page_of(items: Iterable[items_pb2.Item], page: Page) -> items_pb2.ItemList:
     """Return a page of items, which are given in the order of their conversation, each with an id.
 
     Raises `Refusal` for a page that cannot be: there is no item to begin after, for instance.
     """
-    limit, order = _limit(page), _order(page)
-    ordered = items if order == "asc" else items[::-1]
-    begin = _place_after(ordered, page.after) if page.after else 0
-    listed = list_of(ordered[begin : begin + limit])
-    listed.has_more = len(ordered) > begin + limit
-    return listed
+    paging = Paging(page)
+    for item in items:
+        if not paging.take(item):
+            break
+    return paging.listed()
 
 
 def list_of(items: Sequence[items_pb2.Item]) -> items_pb2.ItemList:
@@ -76,25 +110,37 @@ def shown(item: items_pb2.Item) -> items_pb2.Item:
     body = getattr(copy, kind)
     body.status = body.status or "completed"
     if kind == "message":
-        _split(copy.message)
+        put_in_parts(copy.message)
     return copy
 
 
-def identified(items: Sequence[items_pb2.Item], draw: Draw) -> Sequence[items_pb2.Item]:
-    """Return the items with an id each, no two alike.
+class Names:
+    """Gives the items of a list, told from its beginning, an id each, no two alike.
 
     An item keeps its own unless it has none, or an earlier item has the same: ids that clients put
     on items are data. What an item is called depends on it and on those before it, nothing else.
     References must have been resolved: the id they hold is not theirs.
     """
-    taken: set[str] = set()
-    named = []
-    for index, item in enumerate(items):
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._taken: set[str] = set()
+        self._index = 0
+
+    def named(self, item: items_pb2.Item) -> items_pb2.Item:
+        """Return the next item with its id."""
         own = item_id_of(item)
-        name = own if own and own not in taken else _free(draw(_prefix_of(item), index), taken)
-        taken.add(name)
-        named.append(item if name == own else with_id(item, name))
-    return named
+        free = own and own not in self._taken
+        name = own if free else _free(self._draw(_prefix_of(item), self._index), self._taken)
+        self._taken.add(name)
+        self._index += 1
+        return item if name == own else with_id(item, name)
+
+
+def identified(items: Iterable[items_pb2.Item], draw: Draw) -> Sequence[items_pb2.Item]:
+    """Return all items of a list with an id each, no two alike, as `Names` gives them."""
+    names = Names(draw)
+    return [names.named(item) for item in items]
 
 
 def item_id_of(item: items_pb2.Item) -> str:
@@ -115,18 +161,6 @@ def with_id(item: items_pb2.Item, item_id: str) -> items_pb2.Item:
     copy.CopyFrom(item)
     getattr(copy, kind).id = item_id
     return copy
-
-
-def _split(message: items_pb2.Message) -> None:
-    """Turn content that was sent as a plain string into the part that it stands for."""
-    if not message.HasField("content_text"):
-        return
-    text, part = message.content_text, message.content.add()
-    if message.role == "assistant":
-        part.output_text.text = text
-    else:
-        part.input_text.text = text
-    message.ClearField("content_text")
 
 
 def _declared(item: items_pb2.Item) -> str | None:
@@ -161,10 +195,3 @@ def _order(page: Page) -> str:
     if order not in _ORDERS:
         raise Refusal("invalid_value", "'order' must be one of 'asc', 'desc'.", "order")
     return order
-
-
-def _place_after(items: Sequence[items_pb2.Item], item_id: str) -> int:
-    for index, item in enumerate(items):
-        if item_id_of(item) == item_id:
-            return index + 1
-    raise Refusal("invalid_value", "'after' must be the id of an item of the list.", "after")

@@ -5,13 +5,16 @@ docs/protocol.md.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 
-from service.conversation import DurableNode, Node
+from service.calls import is_declared, tie
+from service.closed import MOST_OPENED, TOO_MUCH_SEALED, opened_bytes
+from service.conversation import AddedTools, DurableNode, Node
 from service.errors import Refusal
+from service.messages import text_message
 from turnwire.v1 import items_pb2, responses_pb2
 
 _RANGES = {
@@ -24,11 +27,9 @@ _RANGES = {
     "max_tool_calls": (1, math.inf),
 }
 _WORDS = {"tool_choice_mode": ("none", "auto", "required"), "truncation": ("disabled", "auto")}
-_CALLS = {"function_call", "custom_tool_call"}
-_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
-_CALLS_AND_OUTPUTS = _CALLS | _OUTPUTS | {"other_json"}
 _OPEN_CALLS = 1024
-_ITEMS = 65_536  # of one request
+_ADDED_TOOLS = 1024  # of a conversation
+_ITEMS = 65_536  # of a request, and of a conversation
 _METADATA_PAIRS, _METADATA_KEY, _METADATA_VALUE = 16, 64, 512
 
 
@@ -45,8 +46,10 @@ class Request:
     """Whether the input holds a compaction, which stands for all that was said before it."""
     settings: responses_pb2.Settings
     """As the client sent them: what is unset is the model server's choice."""
-    added_tools: Sequence[items_pb2.Tool]
+    added_tools: AddedTools | None
     """Tools that items of the conversation added, those of `input` included."""
+    tools: Sequence[items_pb2.Tool]
+    """What may be called: the request's own tools, then those."""
     include: frozenset[str]
     moderation: responses_pb2.ModerationSettings | None
     store: bool
@@ -54,13 +57,6 @@ class Request:
     pending_calls: frozenset[str]
     """Calls of the conversation that are still without an output once `input` is read."""
     extra_json: str
-
-    @property
-    def tools(self) -> Sequence[items_pb2.Tool]:
-        """What may be called."""
-        return (
-            [*self.settings.tools, *self.added_tools] if self.added_tools else self.settings.tools
-        )
 
     @property
     def wants_logprobs(self) -> bool:
@@ -104,11 +100,14 @@ def understand(
     `items` is what `new_items` returned, references replaced; `legible` is that as a model reads it.
     """
     settings = create.settings
-    anew = any(item.HasField("compaction") for item in items)
+    anew = begins_anew(items)
     before = None if anew else parent
+    added = tools_with(legible, before.tools if before else None)
     store = is_stored(settings, parent)
     if settings.background and not store:
-        message = "'background' needs a response that is stored: it could not be retrieved otherwise."
+        message = (
+            "'background' needs a response that is stored: it could not be retrieved otherwise."
+        )
         raise Refusal("invalid_value", message, "store")
     _check_ranges(settings)
     check_metadata(settings.metadata)
@@ -118,7 +117,8 @@ def understand(
         settings=settings,
         legible=legible,
         begins_anew=anew,
-        added_tools=tools_with(legible, before.tools if before else ()),
+        added_tools=added,
+        tools=[*settings.tools, *added.parsed()] if added else settings.tools,
         include=frozenset(create.include),
         moderation=create.moderation if create.HasField("moderation") else None,
         store=store,
@@ -128,83 +128,88 @@ def understand(
     )
 
 
-def conversation_of(settings: responses_pb2.Settings) -> str:
-    """Return the id of the conversation that a response is to be made in; empty if in none."""
-    return settings.conversation.id or settings.conversation_id
+def conversation_of(settings: responses_pb2.Settings) -> str | None:
+    """Return the id of the conversation that a response is to be made in, if in one."""
+    if settings.HasField("conversation"):
+        return settings.conversation.id
+    return settings.conversation_id if settings.HasField("conversation_id") else None
 
 
-def tools_with(
-    items: Sequence[items_pb2.Item], before: Sequence[items_pb2.Tool]
-) -> Sequence[items_pb2.Tool]:
-    """Return the tools that a conversation has added once `items` are part of it."""
+def begins_anew(items: Iterable[items_pb2.Item]) -> bool:
+    """Tell whether items hold a compaction, which stands for all that was said before it."""
+    return any(item.HasField("compaction") for item in items)
+
+
+def tools_with(items: Sequence[items_pb2.Item], before: AddedTools | None) -> AddedTools | None:
+    """Return the tools that a conversation has added once legible `items` are part of it.
+
+    Raises `Refusal` for too many.
+    """
     added = [tool for item in items for tool in item.additional_tools.tools]
-    return [*before, *added] if added else before
+    tools = AddedTools(before, added) if added else before
+    if tools and tools.count > _ADDED_TOOLS:
+        raise Refusal(
+            "invalid_value",
+            f"The 'additional_tools' of a conversation may be {_ADDED_TOOLS} at most. Send what is "
+            "needed for one request in its 'tools', or begin a new conversation.",
+            "input",
+        )
+    return tools
 
 
 def check_size(create: responses_pb2.CreateResponse, parent: Node | None, most_bytes: int) -> None:
     """Refuse what would make a conversation larger than any may be."""
     if len(create.input) > _ITEMS:
         raise Refusal("invalid_value", f"At most {_ITEMS} items may be sent at once.", "input")
-    before = parent.segment.length if parent else 0
-    if before + create.ByteSize() > most_bytes:
-        raise Refusal(
-            "context_length_exceeded",
-            f"A conversation may have at most {most_bytes} bytes here. Begin a new one.",
-            "input",
+    before = None if parent is None or begins_anew(create.input) else parent.segment
+    if (before.length if before else 0) + create.ByteSize() > most_bytes:
+        raise _too_long(
+            f"A conversation may have at most {most_bytes} bytes here. Begin a new one."
         )
+    if create.input and (before.count if before else 0) + len(create.input) > _ITEMS:
+        raise _too_long(f"A conversation may have at most {_ITEMS} items. Begin a new one.")
+    if (before.opened if before else 0) + opened_bytes(create.input) > MOST_OPENED:
+        raise _too_long(TOO_MUCH_SEALED)
 
 
 def new_items(create: responses_pb2.CreateResponse) -> Sequence[items_pb2.Item]:
     """Return the input as items; a plain string is one user message."""
     if not create.HasField("input_text"):
         return create.input
-    part = items_pb2.ContentPart(input_text=items_pb2.Text(text=create.input_text))
-    return [items_pb2.Item(message=items_pb2.Message(role="user", content=[part]))]
+    return [text_message("user", create.input_text)]
 
 
 def pending_calls(before: frozenset[str], items: Sequence[items_pb2.Item]) -> frozenset[str]:
     """Return the calls that wait for an output after `items`.
 
-    Raises `Refusal` for an output that answers no call: a model cannot make sense of it.
+    Raises `Refusal` for an output that answers no call: a model cannot make sense of it. Outputs of
+    types that the contract does not know are never refused.
     """
-    if not any(item.WhichOneof("kind") in _CALLS_AND_OUTPUTS for item in items):
-        return before
     pending = set(before)
     answered: set[str] = set()
     for item in items:
-        kind = item.WhichOneof("kind")
-        if kind in _CALLS:
-            pending.add(getattr(item, kind).call_id)
-        elif kind == "other_json":
-            _note_other(item.other_json, pending, answered)
-        elif kind in _OUTPUTS:
-            call_id = getattr(item, kind).call_id
-            if call_id not in pending and call_id not in answered:
-                raise Refusal(
-                    "invalid_value",
-                    f"No tool call found for the output with call_id '{call_id[:64]}'.",
-                    "input",
-                )
-            pending.discard(call_id)
-            answered.add(call_id)
+        if (tied := tie(item)) is None:
+            continue
+        if not tied.answers:
+            pending.add(tied.call_id)
+            continue
+        known = tied.call_id in pending or tied.call_id in answered
+        if not known and is_declared(item):
+            raise _unanswerable(tied.call_id)
+        pending.discard(tied.call_id)
+        answered.add(tied.call_id)
     if len(pending) > _OPEN_CALLS:
         raise Refusal("invalid_value", f"More than {_OPEN_CALLS} calls have no output.", "input")
-    return frozenset(pending)
+    return before if pending == before else frozenset(pending)
 
 
-def _note_other(item_json: str, pending: set[str], answered: set[str]) -> None:
-    """Note a call, or an output, of a type that the contract does not know. They are never refused."""
-    if "call_id" not in item_json:
-        return
-    item = orjson.loads(item_json)
-    call_id, kind = item.get("call_id"), str(item.get("type"))
-    if not isinstance(call_id, str):
-        return
-    if kind.endswith("_output"):
-        pending.discard(call_id)
-        answered.add(call_id)
-    elif kind.endswith("_call"):
-        pending.add(call_id)
+def _unanswerable(call_id: str) -> Refusal:
+    message = f"No tool call found for the output with call_id '{call_id[:64]}'."
+    return Refusal("invalid_value", message, "input")
+
+
+def _too_long(message: str) -> Refusal:
+    return Refusal("context_length_exceeded", message, "input")
 
 
 def _is_warm_up(create: responses_pb2.CreateResponse) -> bool:
@@ -229,13 +234,16 @@ def is_stored(settings: responses_pb2.Settings, parent: Node | None) -> bool:
 
 def check_supported(settings: responses_pb2.Settings) -> None:
     """Refuse what the protocol defines and this server cannot do, or not together."""
+    if settings.tool_choice.other_json and not _type_of(settings.tool_choice.other_json):
+        message = "Missing required parameter: 'tool_choice.type'."
+        raise Refusal("missing_required_parameter", message, "tool_choice.type")
     if settings.HasField("prompt_json"):
         raise Refusal(
             "unsupported_parameter",
             "'prompt' is not supported: there are no prompt templates here. Send 'instructions'.",
             "prompt",
         )
-    if not conversation_of(settings):
+    if conversation_of(settings) is None:
         return
     if settings.HasField("previous_response_id"):
         message = "'conversation' and 'previous_response_id' exclude each other."
@@ -243,6 +251,12 @@ def check_supported(settings: responses_pb2.Settings) -> None:
     if settings.HasField("store") and not settings.store:
         message = "'store' cannot be false: a conversation keeps what is said in it."
         raise Refusal("invalid_value", message, "store")
+
+
+def _type_of(object_json: str) -> str:
+    """Return an object's type; empty if it has none."""
+    kind = orjson.loads(object_json).get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _check_ranges(settings: responses_pb2.Settings) -> None:

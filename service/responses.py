@@ -13,13 +13,13 @@ from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
 from service.errors import ModelError, ModelFailed, NotFound, Overloaded, Refusal
+from service.output import add_usage
 from service.paging import Page, identified, page_of
 from service.plan import Means, prompt_of
 from service.replay import replay
 from service.run import Run
 from service.runner import Runner, State
 from service.session import Begin
-from service.turn import Turn
 from turnwire.delta import Event, to_message
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
@@ -89,7 +89,7 @@ class Responses:
         if run := self._state.live.get(tenant, response_id):
             return _followed(run, after)
         node = await self._stored(tenant, response_id)
-        return _told(replay(node.response, node.trace), after)
+        return _told(replay(node.response, node.trace, after))
 
     async def compact(
         self, tenant: str, create: responses_pb2.CreateResponse
@@ -111,16 +111,16 @@ class Responses:
             raise ModelFailed(ModelError("server_error", message)) from None
         except ModelError as error:
             raise ModelFailed(error) from error
-        spent = Turn(responses_pb2.Response(), None)
+        usage = responses_pb2.Usage()
         if compacted.finished:
-            spent.spent(compacted.finished)
+            add_usage(usage, compacted.finished)
         item = self._means.compactions.item(tenant, ids.draw("cmp"), compacted.items)
         return rpc.CompactResponse(
             id=ids.draw("resp"),
             object="response.compaction",
             created_at=int(time.time()),
             output=[item],
-            usage=spent.response.usage,
+            usage=usage,
         )
 
     async def _stored(self, tenant: str, response_id: str) -> DurableNode:
@@ -152,9 +152,9 @@ class _Nobody:
 
 async def _followed(run: Run, after: int) -> AsyncGenerator[Sequence[Event], None]:
     """Tell the events so far, then those to come."""
-    so_far, follower = run.follow()
+    so_far, follower = run.follow(after)
     try:
-        async for batch in _told(so_far, after):
+        async for batch in _told(so_far):
             yield batch
         while events := await follower.take():
             yield [_bare(event) for event in events if _is_news(event, after)]
@@ -163,11 +163,10 @@ async def _followed(run: Run, after: int) -> AsyncGenerator[Sequence[Event], Non
 
 
 async def _told(
-    events: Iterator[events_pb2.ServerEvent], after: int
+    events: Iterator[events_pb2.ServerEvent],
 ) -> AsyncGenerator[Sequence[Event], None]:
     """Tell events again, some at a time."""
-    wanted = (event for event in events if event.sequence_number > after)
-    while batch := list(itertools.islice(wanted, _TOLD_AT_ONCE)):
+    while batch := list(itertools.islice(events, _TOLD_AT_ONCE)):
         yield batch
         await asyncio.sleep(0)
 

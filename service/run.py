@@ -9,9 +9,9 @@ from service import diagnostics, ids
 from service.conversation import Node, Rendered
 from service.errors import ModelError
 from service.live import Follower
+from service.nodes import node_of
 from service.plan import Caller, Means, Plan
 from service.request import Request
-from service.sealed import sealed
 from service.silence import Silence
 from service.turn import Stop, Turn
 from service.work import Work
@@ -29,7 +29,8 @@ class Run:
         self._caller = caller
         self._limits = means.limits
         self._legible = functools.partial(means.compactions.legible, plan.tenant)
-        self._work = Work(plan, means, self.turn, caller)
+        self._means = means
+        self._withheld = plan.screening is not None and plan.screening.blocks_input
         self._working: asyncio.Task[object] | None = None
         """The task that waits for the model server, while it does: only then it can be ended early."""
         self._stop: Stop | None = None
@@ -41,6 +42,11 @@ class Run:
     def response(self) -> responses_pb2.Response:
         """The response as it is now."""
         return self.turn.response
+
+    @property
+    def said(self) -> Sequence[items_pb2.Item] | None:
+        """What the turn adds as its input; None if that is withheld from the conversation."""
+        return None if self._withheld else self.plan.request.input
 
     @property
     def behind(self) -> bool:
@@ -80,13 +86,13 @@ class Run:
             self._stop = reason
             self._working.cancel()
 
-    def follow(self) -> tuple[Iterator[events_pb2.ServerEvent], Follower]:
-        """Return the events so far, and someone who is told of those to come."""
+    def follow(self, after: int = -1) -> tuple[Iterator[events_pb2.ServerEvent], Follower]:
+        """Return the events so far, after a number, and someone who is told of those to come."""
         follower = Follower(self._followers.remove)
         self._followers.append(follower)
         if self._over.is_set():
             follower.end()
-        return self.turn.told(), follower
+        return self.turn.told(after), follower
 
     def end(self) -> None:
         """Say how the response ended. It is settled, and kept as far as it is kept."""
@@ -105,26 +111,30 @@ class Run:
 
     async def make(self) -> Node:
         """Have the response made; return what is left of it. Raises `ModelError` if that fails."""
-        await self._caller.ready()
         self._caller.began(self.plan.stream_id, self)
         self.deliver(self.turn.begin() if self.plan.request.generate else self.turn.created())
-        rendered = await self._until_stopped()
+        await self._caller.ready()  # these events show all settings, and are as long as they are
+        # It knows this run: were it kept, neither would go before the garbage collector comes.
+        work = Work(self.plan, self._means, self.turn, self._caller, self.deliver)
+        try:
+            rendered = await self._until_stopped(work)
+        finally:
+            self._withheld = work.input_withheld
         self._diagnose()
         self.turn.settle(int(time.time()))
-        said = None if self._work.input_withheld else self.plan.request.input
-        return sealed(self.plan, self.turn, said, rendered)
+        return node_of(self.plan, self.turn, self.said, rendered)
 
-    async def _until_stopped(self) -> Rendered | None:
+    async def _until_stopped(self, work: Work) -> Rendered | None:
         self._working = asyncio.current_task()
         try:
             return await self._watched(
-                self._generate if self.plan.request.generate else self._prepare
+                work.generate if self.plan.request.generate else work.prepare
             )
         except asyncio.CancelledError:
             if self._stop is None or (self._working and self._working.uncancel()):
                 raise
             self.deliver(self.turn.stop(self._stop))
-            await self._work.conclude()
+            await work.conclude()
             return None
         finally:
             self._working = None
@@ -141,13 +151,6 @@ class Run:
         except TimeoutError:
             message = f"The model server said nothing for {self._limits.stall:g} seconds."
             raise ModelError("server_error", message) from None
-
-    async def _generate(self, silence: Silence) -> Rendered | None:
-        return await self._work.generate(silence, self.deliver)
-
-    async def _prepare(self, silence: Silence) -> Rendered | None:
-        del silence  # a warm-up says nothing
-        return await self._work.prepare()
 
     def _diagnose(self) -> None:
         """Say how the prompt compares with another one, where that was asked for."""

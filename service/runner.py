@@ -15,10 +15,11 @@ import structlog
 from service.compaction import threshold
 from service.conversation import DurableNode, Node
 from service.conversations import Conversations, Joined
-from service.errors import Failed, ModelError, Refusal
+from service.errors import Failed, ModelError, Overloaded, Refusal
 from service.live import Live
 from service.metrics import Metrics
 from service.moderation import Moderator
+from service.nodes import record_of
 from service.plan import Caller, Holder, Means, Plan
 from service.references import References
 from service.request import (
@@ -32,7 +33,6 @@ from service.request import (
 )
 from service.router import Router
 from service.run import Run
-from service.sealed import record
 from service.session import Begin
 from service.store import Store
 from turnwire.v1 import responses_pb2
@@ -82,8 +82,14 @@ class Runner:
         async with AsyncExitStack() as held:
             try:
                 plan = await self.plan(begin, caller, held)
+                await caller.ready()
             except Refusal as refusal:
                 return Outcome("refused", refusal=refusal)
+            except asyncio.CancelledError:
+                if caller.interruption is None:
+                    raise
+                message = caller.interruption.message
+                return Outcome("failed", refusal=Overloaded("server_error", message))
             except Exception:
                 log.exception("turn_failed")
                 return Outcome("failed", refusal=Failed())
@@ -115,7 +121,7 @@ class Runner:
         self, settings: responses_pb2.Settings, caller: Holder, held: AsyncExitStack
     ) -> Joined | None:
         """Take the conversation that the response is to be made in, if it is to be in one."""
-        if not (conversation_id := conversation_of(settings)):
+        if (conversation_id := conversation_of(settings)) is None:
             return None
         try:
             joining = self._state.conversations.join(caller.tenant, conversation_id)
@@ -187,12 +193,12 @@ class Runner:
 
     async def _make(self, run: Run, caller: Caller) -> Outcome:
         node = await run.make()
+        cancelled = run.response.status == "cancelled"
         if isinstance(node, DurableNode):
             await self._state.store.put(node)
-        cancelled = run.response.status == "cancelled"
-        if not cancelled:
-            if run.plan.joined and isinstance(node, DurableNode):
+            if run.plan.joined and not cancelled:
                 await run.plan.joined.advance(node)
+        if not cancelled:
             caller.keep(node)
         run.end()  # at once: what is kept as ended is told as ended
         return Outcome("cancelled") if cancelled else Outcome("ok", node)
@@ -214,7 +220,7 @@ class Runner:
         """Keep what became of a response that failed, if it can be kept: it failed either way."""
         if not run.plan.request.store:
             return
-        kept = record(run.plan, run.turn)
+        kept = record_of(run.plan, run.turn, run.said)
         try:
             await self._state.store.delete(kept.tenant, kept.id)  # should it have been kept before
             await self._state.store.put(kept)

@@ -1,8 +1,8 @@
 """What only this server and its replicas can read, given to clients to keep.
 
-A sealed text is `v1.` and, in base64url, the id of a key, a nonce, and the AES-256-GCM ciphertext of
-the compressed plaintext. Purpose and tenant are authenticated with it: it opens for no other. Its
-length tells roughly how long and how repetitive the plaintext is, to a client that knows that anyway.
+A sealed text is `v1.` and, in base64url, the id of a key, a nonce, the plaintext's length, and the
+AES-256-GCM ciphertext of the compressed plaintext. Purpose, tenant and length are authenticated with it:
+it opens for no other, and to no other length. The client that it is for knows the length anyway.
 """
 
 import base64
@@ -21,7 +21,9 @@ from service.limits import MIB
 MARK = "v1."
 """What every sealed text begins with."""
 
-_KEY, _ID, _NONCE, _TAG = 32, 8, 12, 16  # bytes
+_KEY, _ID, _NONCE, _LENGTH, _TAG = 32, 8, 12, 4, 16  # bytes
+_HEAD = _ID + _NONCE + _LENGTH
+_HEAD_CHARACTERS = _HEAD * 4 // 3  # in base64, without a rest
 _SEPARATOR = b"\0"  # no purpose contains one
 _FAST = 1  # zlib's level: sealing must not hold up the event loop
 _MOST_BYTES = 64 * MIB
@@ -75,28 +77,38 @@ class Seal:
         if len(plaintext) > self._most_bytes:
             raise ValueError(f"at most {self._most_bytes} bytes can be sealed")
         nonce = secrets.token_bytes(_NONCE)
+        length = len(plaintext).to_bytes(_LENGTH)
         packed = zlib.compress(plaintext, _FAST)
-        sealed = self._ciphers[self._first].encrypt(nonce, packed, _bound_to(tenant, purpose))
-        return _encoded(self._first + nonce + sealed)
+        bound_to = _bound_to(tenant, purpose, length)
+        sealed = self._ciphers[self._first].encrypt(nonce, packed, bound_to)
+        return _encoded(self._first + nonce + length + sealed)
 
     def open(self, tenant: str, purpose: str, text: str) -> bytes:
         """Return the plaintext. Raises `Unsealed`."""
         data = _decoded(text)
-        key_id, nonce, sealed = data[:_ID], data[_ID : _ID + _NONCE], data[_ID + _NONCE :]
+        key_id, nonce, length = data[:_ID], data[_ID : _ID + _NONCE], data[_ID + _NONCE : _HEAD]
+        sealed = data[_HEAD:]
         if key_id not in self._ciphers or len(sealed) < _TAG:
             raise Unsealed
+        if int.from_bytes(length) > self._most_bytes:
+            raise Unsealed
         try:
-            packed = self._ciphers[key_id].decrypt(nonce, sealed, _bound_to(tenant, purpose))
+            bound_to = _bound_to(tenant, purpose, length)
+            packed = self._ciphers[key_id].decrypt(nonce, sealed, bound_to)
         except InvalidTag:
             raise Unsealed from None
-        return self._unpacked(packed)
+        return zlib.decompress(packed)
 
-    def _unpacked(self, packed: bytes) -> bytes:
-        """Decompress, never to more than is allowed: a text of a kilobyte could become a gigabyte."""
-        plaintext = zlib.decompressobj().decompress(packed, self._most_bytes + 1)
-        if len(plaintext) > self._most_bytes:
-            raise Unsealed
-        return plaintext
+
+def plain_length(text: str) -> int:
+    """Return how many bytes a text opens to, by its own account: if that is not true it does not open."""
+    if not text.startswith(MARK):
+        return 0
+    try:
+        head = base64.urlsafe_b64decode(text[len(MARK) : len(MARK) + _HEAD_CHARACTERS])
+    except ValueError:
+        return 0
+    return int.from_bytes(head[_ID + _NONCE :])
 
 
 def _key_id(key: bytes) -> bytes:
@@ -113,8 +125,8 @@ def _key(encoded: str, place: str) -> bytes:
     return key
 
 
-def _bound_to(tenant: str, purpose: str) -> bytes:
-    return _SEPARATOR.join([MARK.encode(), purpose.encode(), tenant.encode()])
+def _bound_to(tenant: str, purpose: str, length: bytes) -> bytes:
+    return _SEPARATOR.join([MARK.encode() + length, purpose.encode(), tenant.encode()])
 
 
 def _encoded(data: bytes) -> str:

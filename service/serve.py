@@ -38,8 +38,7 @@ from service.moderation.remote import RemoteClassifier
 from service.moderation.rules import RulesClassifier
 from service.router import Router
 from service.sealing import Seal
-from service.store.conversations import MemoryConversations
-from service.store.memory import MemoryStore
+from service.store.memory import MemoryConversations, MemoryStore
 from transports.health import serve_health
 from transports.http import Address
 from transports.operations import serve_operations

@@ -284,7 +284,7 @@ class Session:
         if lane is None:
             return self._too_late_to_steer(event)
         if failure := self._unsteerable(event, lane):
-            return Step(effects=[Tell(stream_id, steering.refused(event, failure))])
+            return Step([addressed(steering.refused(event, failure), stream_id)])
         steered = Steering(self._new_id("steer"), event)
         lane.steerings.append(steered)
         self._waiting_bytes += steered.size

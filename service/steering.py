@@ -153,4 +153,5 @@ def _stub(item: items_pb2.Item) -> str:
 def _is_user_message(item: items_pb2.Item) -> bool:
     message = item.message
     kinds = {part.WhichOneof("kind") for part in message.content}
-    return item.HasField("message") and message.role == "user" and kinds <= _PARTS
+    says = bool(message.content_text) or bool(kinds)
+    return item.HasField("message") and message.role == "user" and says and kinds <= _PARTS

@@ -10,18 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service import ids
+from service.compaction import estimate
 from service.conversation import DurableNode, Node, Segment
 from service.errors import Refusal
-from service.paging import identified
+from service.paging import Names
 from service.references import References
-from service.request import check_size, pending_calls, tools_with
-from service.store.conversations import StoredConversation
+from service.request import begins_anew, check_size, pending_calls, tools_with
+from service.store import StoredConversation
 from turnwire.v1 import items_pb2, responses_pb2
-
-Legible = Callable[[str, Sequence[items_pb2.Item]], Sequence[items_pb2.Item]]
-"""Makes a tenant's items what a model can be told. Raises `Refusal` if one cannot be opened."""
-Find = Callable[[str, str], Awaitable[Node | None]]
-"""Finds a tenant's stored response by its id."""
 
 _ITEMS = 20  # of one request
 
@@ -30,18 +26,19 @@ _ITEMS = 20  # of one request
 class Tips:
     """Makes tips."""
 
-    legible: Legible
-    find: Find
+    legible: Callable[[str, Sequence[items_pb2.Item]], Sequence[items_pb2.Item]]
+    """Makes a tenant's items what a model can be told. Raises `Refusal` if one cannot be opened."""
+    find: Callable[[str, str], Awaitable[Node | None]]
+    """Finds a tenant's stored response by its id."""
     most_bytes: int
     """The longest conversation, in bytes of its items."""
 
     async def understood(
         self,
         conversation: StoredConversation,
-        listed: Sequence[items_pb2.Item],
         items: Sequence[items_pb2.Item],
     ) -> Sequence[items_pb2.Item]:
-        """Return items as they are to be kept after those listed: without references, with ids.
+        """Return items as they are to be kept, but for their ids: without references.
 
         Raises `Refusal` for too many, and `NotFound` for references to what is not there.
         """
@@ -50,8 +47,7 @@ class Tips:
         find = functools.partial(self.find, conversation.tenant)
         references = References(find, conversation.tip, DurableNode, self.most_bytes)
         with _about("items"):
-            found = await references.resolve(items)
-        return numbered(conversation, [*listed, *found])[len(listed) :]
+            return await references.resolve(items)
 
     def extended(
         self, conversation: StoredConversation, items: Sequence[items_pb2.Item]
@@ -61,11 +57,11 @@ class Tips:
         Raises `Refusal` for what would be too long, for an output without its call, and for what
         cannot be opened.
         """
-        compacted = any(item.HasField("compaction") for item in items)
+        base = None if begins_anew(items) else conversation.tip
         with _about("items"):
             create = responses_pb2.CreateResponse(input=items)
             check_size(create, conversation.tip, self.most_bytes)
-            return self._tip(conversation, None if compacted else conversation.tip, items)
+            return self._tip(conversation, base, items)
 
     def rebuilt(
         self, conversation: StoredConversation, items: Sequence[items_pb2.Item]
@@ -97,20 +93,17 @@ class Tips:
             segment=Segment(base.segment if base else None, items),
             inputs=len(items),
             pending_calls=pending_calls(base.pending_calls if base else frozenset(), legible),
-            tools=tools_with(legible, base.tools if base else ()),
-            tokens=base.tokens if base else 0,
+            tools=tools_with(legible, base.tools if base else None),
+            tokens=(base.tokens if base else 0) + estimate(legible),
             response_data=b"",
             trace_data=b"",
         )
 
 
-def numbered(
-    conversation: StoredConversation, items: Sequence[items_pb2.Item]
-) -> Sequence[items_pb2.Item]:
-    """Return all of a conversation's items with an id each: the same whenever they are asked for."""
-    name = conversation.id.rpartition("_")[2]
-    unlisted = conversation.unlisted
-    return identified(items, lambda prefix, index: f"{prefix}_{name}i{unlisted + index}")
+def names_in(conversation: StoredConversation) -> Names:
+    """Return what gives all items of a conversation ids: the same whenever they are asked for."""
+    name, unlisted = conversation.id.rpartition("_")[2], conversation.unlisted
+    return Names(lambda prefix, index: f"{prefix}_{name}i{unlisted + index}")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from service.backends import (
     Text,
 )
 from service.errors import ModelError
-from service.output import ITEM_OF, OpenItem, Stream, compacting, terminal, told
+from service.output import ITEM_OF, OpenItem, Stream, add_usage, compacting, terminal, told
 from service.replay import replay
 from turnwire.delta import Delta, Event
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2, state_pb2
@@ -62,12 +62,11 @@ class Turn:
         self._item: OpenItem | None = None
         self._item_number = 0
         """The number of the event with which the open item began."""
-        self._item_streams = 0
-        """How many streams had ended before it."""
         self._stream: Stream | None = None
         self._compacting = ""
         """The compaction item that was begun, while it is."""
         self._warm_up = False
+        self._dropped: state_pb2.DroppedTrace | None = None
         self._streams: list[state_pb2.StreamTrace] = []
         self._asides: list[events_pb2.ServerEvent] = []
 
@@ -123,6 +122,7 @@ class Turn:
         self._compacting = ""
         self.response.output.append(item)
         self._asides = [event for event in self._asides if not _is_compacting(event)]
+        self._stop_if_steered()
         return [self._numbered(told("output_item_done", output_index=index, item=item))]
 
     def steer(self) -> None:
@@ -131,7 +131,7 @@ class Turn:
         If it stands at one, it is over now.
         """
         self._steered = True
-        if self._item is None:
+        if self._item is None and not self._compacting:
             self._stop_if_steered()
 
     def stop(self, reason: Stop) -> list[Event]:
@@ -151,6 +151,9 @@ class Turn:
         """Write into the response how it ended. `now` is in seconds since 1970."""
         response = self.response
         reason = _INCOMPLETE.get(self.finished.reason) if self.finished else None
+        response.ClearField("completed_at")
+        if self._warm_up:
+            self.spent(Finished("stop", 0, 0, 0))  # it cost nothing, and says so
         if self.stopped == "cancelled":
             response.status = "cancelled"
         elif self.stopped or reason:
@@ -180,12 +183,7 @@ class Turn:
 
     def spent(self, finished: Finished) -> None:
         """Add what a run of the model cost to the response's usage."""
-        usage = self.response.usage
-        usage.input_tokens += finished.input_tokens
-        usage.input_tokens_details.cached_tokens += finished.cached_tokens
-        usage.output_tokens += finished.output_tokens
-        usage.output_tokens_details.reasoning_tokens += finished.reasoning_tokens
-        usage.total_tokens += finished.input_tokens + finished.output_tokens
+        add_usage(self.response.usage, finished)
 
     def trace(self) -> state_pb2.Trace:
         """Return how the events so far were cut: with the response it tells them again."""
@@ -194,16 +192,19 @@ class Turn:
             streams=[*self._streams, *open_streams],
             asides=[state_pb2.AsideTrace(event=e.SerializeToString()) for e in self._asides],
             warm_up=self._warm_up,
+            dropped=self._dropped,
         )
 
-    def told(self) -> Iterator[events_pb2.ServerEvent]:
-        """Tell all events so far once more. What happens later is not among them."""
+    def told(self, after: int = -1) -> Iterator[events_pb2.ServerEvent]:
+        """Tell the events so far, after a number, once more. What happens later is not among them."""
         so_far = responses_pb2.Response()
         so_far.CopyFrom(self.response)
         if self._item is not None:
             so_far.output.append(self._item.so_far(self._stream))
         trace, number = self.trace(), self._number
-        return itertools.takewhile(lambda e: e.sequence_number < number, replay(so_far, trace))
+        return itertools.takewhile(
+            lambda e: e.sequence_number < number, replay(so_far, trace, after)
+        )
 
     def _opened(self) -> list[Event]:
         self.response.status = "in_progress"
@@ -267,7 +268,6 @@ class Turn:
         identity = ids.item_id(_PREFIX[kind], self.response.id, index)
         self._item = OpenItem(kind, index, self._stream_id, id=identity, **fields)
         self._item_number = self._number
-        self._item_streams = len(self._streams)
         events.append(self._numbered(self._item.begun()))
 
     def _open_stream(self, piece: Produced, events: list[Event]) -> None:
@@ -300,14 +300,16 @@ class Turn:
             self.stopped = self.stopped or "steered"
 
     def _drop(self) -> None:
-        """Leave the open item out of the output. What was told of it is kept as it was told."""
+        """Leave the open item out of the output; how far it had come is part of the trace."""
         if self._item is None:
             return
-        dropped = [event for event in self.told() if event.sequence_number >= self._item_number]
+        aside = sum(event.sequence_number >= self._item_number for event in self._asides)
+        self._dropped = state_pb2.DroppedTrace(
+            item=self._item.so_far(self._stream), events=self._number - self._item_number - aside
+        )
+        if self._stream is not None:
+            self._streams.append(self._stream.trace())
         self._item = self._stream = None
-        del self._streams[self._item_streams :]
-        before = [event for event in self._asides if event.sequence_number < self._item_number]
-        self._asides = [*before, *dropped]
 
     def _snapshot(self, variant: str) -> events_pb2.ServerEvent:
         return self._numbered(told(variant, response=self.response))

@@ -21,33 +21,40 @@ from turnwire.v1 import items_pb2, responses_pb2
 
 _SHARE = 0.001
 """Seconds: however fast a model is, after this long the other lanes have their turn."""
+_MOST_PIECES = 1_000_000
+"""About as many tokens: no model says as much on purpose."""
 Deliver = Callable[[Sequence[Event]], None]
 
 
 class Work:
     """What a model server does for one turn."""
 
-    def __init__(self, plan: Plan, means: Means, turn: Turn, caller: Caller) -> None:
+    def __init__(
+        self, plan: Plan, means: Means, turn: Turn, caller: Caller, deliver: Deliver
+    ) -> None:
         self._plan = plan
         self._request = plan.request
         self._means = means
         self._turn = turn
         self._caller = caller
+        self._deliver = deliver
+        self._pieces = 0
         self._began = time.perf_counter()
         self._held: list[Produced] = []
         """Output that is shown only after its verdict."""
         self.input_withheld = plan.screening is not None and plan.screening.blocks_input
         """Whether the input did not pass its screening, or has not yet, and so never was said."""
 
-    async def prepare(self) -> Rendered | None:
+    async def prepare(self, silence: Silence) -> Rendered | None:
         """Do for a warm-up all that can be done before generating."""
+        del silence  # a warm-up says nothing
         if self._plan.screening is None:
             return await self._plan.backend.prepare(self._prompt())
         return await self._screened(self._plan.screening, self._prepared)
 
-    async def generate(self, silence: Silence, deliver: Deliver) -> Rendered | None:
+    async def generate(self, silence: Silence) -> Rendered | None:
         """Generate. Raises `ModelError` if the model server fails."""
-        answer = functools.partial(self._answer, silence, deliver)
+        answer = functools.partial(self._answer, silence)
         if self._plan.screening is None:
             return await answer()
         return await self._screened(self._plan.screening, answer)
@@ -79,12 +86,12 @@ class Work:
     async def _prepared(self) -> Rendered | None:
         return await self._plan.backend.prepare(self._prompt())
 
-    async def _answer(self, silence: Silence, deliver: Deliver) -> Rendered | None:
-        prompt = await self._compacted(self._prompt(), deliver)
-        if self._request.only_compacts:
+    async def _answer(self, silence: Silence) -> Rendered | None:
+        prompt = await self._compacted(self._prompt())
+        if self._request.only_compacts or self._turn.over:
             return None
-        await self._pass_on(prompt, silence, deliver)
-        await self._release(deliver)
+        await self._pass_on(prompt, silence)
+        await self._release()
         if (finished := self._turn.finished) is None and not self._turn.over:
             raise ModelError("server_error", "The model server stopped in the middle.")
         if finished is None:
@@ -95,7 +102,7 @@ class Work:
         metrics.output_tokens.inc(finished.output_tokens)
         return None if self._turn.over else finished.rendered
 
-    async def _pass_on(self, prompt: Prompt, silence: Silence, deliver: Deliver) -> None:
+    async def _pass_on(self, prompt: Prompt, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""
         turn, caller, screening = self._turn, self._caller, self._plan.screening
         holds = screening is not None and screening.blocks_output
@@ -105,10 +112,11 @@ class Work:
                 if silence.unbroken:
                     caller.metrics.time_to_first_token.observe(time.perf_counter() - self._began)
                 silence.broken()
+                self._bound(batch)
                 if holds:
                     self._held += batch
                 else:
-                    self._show(batch, deliver)
+                    self._show(batch)
                 if turn.over:
                     return
                 await caller.ready()
@@ -116,16 +124,23 @@ class Work:
                     await asyncio.sleep(0)
                     yielded = time.perf_counter()
 
-    async def _release(self, deliver: Deliver) -> None:
+    async def _release(self) -> None:
         """Show output that was held back, unless it is to be withheld."""
         if not self._held or self._plan.screening is None:
             return
         if not (await self._plan.screening.verdict(self._said())).passes:
             self._turn.stop("content_filter")
-        self._show(self._held, deliver)
+        self._show(self._held)
 
-    def _show(self, batch: Sequence[Produced], deliver: Deliver) -> None:
-        deliver(self._turn.produced(batch))
+    def _bound(self, batch: Sequence[Produced]) -> None:
+        """Give a model up that does not come to an end."""
+        self._pieces += len(batch)
+        if self._pieces > _MOST_PIECES:
+            message = f"The model said more than {_MOST_PIECES} pieces of text and did not stop."
+            raise ModelError("server_error", message)
+
+    def _show(self, batch: Sequence[Produced]) -> None:
+        self._deliver(self._turn.produced(batch))
         if self._turn.broken:
             raise self._turn.broken
 
@@ -137,17 +152,17 @@ class Work:
         unheard.produced(self._held)
         return unheard.response.output
 
-    async def _compacted(self, prompt: Prompt, deliver: Deliver) -> Prompt:
+    async def _compacted(self, prompt: Prompt) -> Prompt:
         """Compact the conversation first, where that is due; return what is left to be answered."""
         conversation = self._due(prompt)
         if conversation is None:
             return prompt
-        deliver(self._turn.compacting())
+        self._deliver(self._turn.compacting())
         compacted = await self._means.compactor.compact(self._plan.backend, conversation)
         response = self._turn.response
         item_id = ids.item_id("cmp", response.id, len(response.output))
         item = self._means.compactions.item(prompt.tenant, item_id, compacted.items)
-        deliver(self._turn.compacted(item))
+        self._deliver(self._turn.compacted(item))
         if compacted.finished:
             self._turn.spent(compacted.finished)
         return dataclasses.replace(prompt, history=[], input=compacted.items)

@@ -9,8 +9,7 @@ from service.cache import Bounds, NodeCache, SegmentCache
 from service.engine import Engine, EngineLimits, Policies, Stores
 from service.metrics import Metrics
 from service.router import Router
-from service.store.conversations import MemoryConversations
-from service.store.memory import MemoryStore
+from service.store.memory import MemoryConversations, MemoryStore
 
 
 def stores(budget: int = 1 << 26) -> Stores:

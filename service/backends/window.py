@@ -13,17 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from service.backends import Prompt
+from service.calls import tie
 from turnwire.v1 import items_pb2, responses_pb2
 
 _STEPS = 4  # in a context: how often the beginning of a growing prompt moves
 _MOST_ROOM = 4  # the answer's share of a context, as its reciprocal
-_PAIRED = {
-    "function_call",
-    "function_call_output",
-    "custom_tool_call",
-    "custom_tool_call_output",
-}
-_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
 
 
 class _Place(NamedTuple):
@@ -106,20 +100,21 @@ def _groups(entries: Sequence[_Entry]) -> list[_Group]:
     """Keep calls and their outputs together; groups are as old as their first item."""
     groups: dict[str | _Place, _Group] = {}
     for place, item, tokens in entries:
-        groups.setdefault(_call_id(item) or place, {})[place] = tokens
+        tied = tie(item)
+        groups.setdefault((tied and tied.call_id) or place, {})[place] = tokens
     return list(groups.values())
-
-
-def _call_id(item: items_pb2.Item) -> str:
-    kind = item.WhichOneof("kind")
-    return str(getattr(item, kind).call_id) if kind in _PAIRED else ""
 
 
 def _staying(entries: Sequence[_Entry]) -> set[_Place]:
     """Return where the newest message of the user is, and the outputs that came last."""
     asked = [e.place for e in entries if e.item.message.role == "user"][-1:]
     last = itertools.takewhile(
-        lambda entry: entry.place in asked or entry.item.WhichOneof("kind") in _OUTPUTS,
+        lambda entry: entry.place in asked or _is_output(entry.item),
         reversed(entries),
     )
     return {*asked, *(entry.place for entry in last)}
+
+
+def _is_output(item: items_pb2.Item) -> bool:
+    tied = tie(item)
+    return tied is not None and tied.answers

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import orjson
 
+from turnwire import json_codec
 from turnwire.v1 import items_pb2
 
 _JSON = 65_536
@@ -38,6 +39,9 @@ def _texts(item: items_pb2.Item) -> Iterator[str]:
         case "custom_tool_call_output":
             yield from _json(item.custom_tool_call_output.output_text)
             yield from _parts(item.custom_tool_call_output.output)
+        case "additional_tools":
+            for tool in item.additional_tools.tools:
+                yield from _json(json_codec.encode(tool).decode())
         case "other_json":
             yield from _json(item.other_json)
         case _:

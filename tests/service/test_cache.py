@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cache import Bounds, NodeCache
-from service.conversation import Node, Segment
+from service.conversation import AddedTools, Node, Rendered, Segment
 from turnwire.v1 import items_pb2
 
 HUGE = 1 << 40
@@ -139,6 +139,43 @@ def test_putting_a_node_twice_counts_it_once() -> None:
     before = held.bytes
     held.put(one)
     assert held.bytes == before
+
+
+def test_what_a_model_server_renders_later_is_counted_with_the_next_node() -> None:
+    held = cache()
+    nodes = [node("0")]
+    held.put(nodes[0])
+    for number in range(1, 4):
+        nodes.append(node(str(number), nodes[-1]))
+        held.put(nodes[-1])
+    before = held.bytes
+    for one in nodes[:3]:
+        one.segment.rendered["other"] = Rendered(bytes(1000), 250)
+    last = node("4", nodes[3])
+    held.put(last)  # what was rendered before is not looked for behind a segment that did not grow
+    assert held.bytes == before + last.weight + last.segment.weight
+    nodes[3].segment.rendered["other"] = Rendered(bytes(1000), 250)
+    held.put(node("5", last))
+    fork = node("6", nodes[3])
+    held.put(fork)
+    assert held.bytes == before + sum((4000, 3 * fork.weight, 3 * fork.segment.weight))
+
+
+def test_tools_that_were_added_are_counted_once_and_let_go_with_the_last_that_has_them() -> None:
+    tool = items_pb2.Tool(function=items_pb2.FunctionTool(name="f" * 5000))
+    tools = AddedTools(None, [tool])
+    first = dataclasses.replace(node("a"), tools=tools)
+    second = dataclasses.replace(node("b", first), tools=AddedTools(tools, [tool]))
+    held = cache()
+    held.put(first)
+    alone = held.bytes
+    assert alone > 5000
+    held.put(second)
+    assert 5000 < held.bytes - alone < 10_000
+    held.discard(("t", "a"))
+    assert held.bytes > 10_000
+    held.discard(("t", "b"))
+    assert held.bytes == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 400)), max_size=60), st.integers(0, 9))

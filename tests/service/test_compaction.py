@@ -2,9 +2,10 @@
 
 import pytest
 
+from service.closed import MOST_OPENED
 from service.compaction import Compactions, Conversation, estimate, threshold
 from service.conversation import Segment
-from service.errors import Refusal
+from service.errors import ModelError, Refusal
 from service.sealing import Seal
 from tests.service.compacting import prompt
 from turnwire.v1 import items_pb2, responses_pb2
@@ -131,12 +132,21 @@ def test_reasoning_that_a_model_server_sealed_or_did_not_show_is_not_sealed_by_u
 
 
 def test_small_texts_cannot_be_opened_to_fill_the_memory() -> None:
-    sealed = unshown(COMPACTIONS.sealed_reasoning("alice", thought("a" * 8_000_000)))
+    sealed = unshown(COMPACTIONS.sealed_reasoning("alice", thought("a" * (MOST_OPENED // 3))))
     assert sealed.ByteSize() < 100_000
     assert len(legible(*[sealed] * 2)) == 2
+    for items in ([*[sealed] * 3], [compaction(*[sealed] * 3)]):
+        with pytest.raises(Refusal) as refusal:
+            legible(*items)
+        assert refusal.value.code == "context_length_exceeded"
+
+
+def test_what_would_open_to_too_much_is_not_sealed() -> None:
     with pytest.raises(Refusal) as refusal:
-        legible(*[sealed] * 9)
+        compaction(said("user", "a" * MOST_OPENED))
     assert refusal.value.code == "context_length_exceeded"
+    with pytest.raises(ModelError):
+        COMPACTIONS.sealed_reasoning("alice", thought("a" * MOST_OPENED))
 
 
 def test_before_a_turn_its_input_stays_whole() -> None:

@@ -18,7 +18,7 @@ from service.backends import (
 )
 from service.backends.simulator.backend import Simulator
 from service.backends.simulator.script import Script
-from service.compaction import Compacted, Compactions, Compactor, Conversation
+from service.compaction import MOST_KEPT, Compacted, Compactions, Compactor, Conversation
 from service.compactors import Budget, ModelCompactor, RecentCompactor, compactor
 from service.conversation import Segment
 from service.errors import ModelError
@@ -197,8 +197,25 @@ async def test_of_a_summary_nothing_is_asked_that_was_asked_of_answers() -> None
     )
     given = prompt(HI, settings=settings)
     told = (await asked(given)).settings
-    assert told == responses_pb2.Settings(tool_choice_mode="none", max_output_tokens=1024)
+    assert told == responses_pb2.Settings(
+        tool_choice_mode="none", max_output_tokens=1024, truncation="auto"
+    )
     assert given.settings.max_output_tokens == 1
+
+
+async def test_a_model_that_cannot_read_all_of_it_sums_up_what_it_can() -> None:
+    settings = responses_pb2.Settings(truncation="disabled")
+    assert (await asked(prompt(HI, settings=settings))).settings.truncation == "auto"
+
+
+async def test_what_is_too_long_even_compacted_fails_before_a_model_is_asked() -> None:
+    conversation = Conversation.whole(prompt(said("developer", "x" * MOST_KEPT), HI, HO))
+    speaker = Speaker([Text("All is well."), FINISHED])
+    for asked_to in (ModelCompactor(), RecentCompactor()):
+        with pytest.raises(ModelError) as failed:
+            await asked_to.compact(speaker, conversation)
+        assert failed.value.code == "context_length_exceeded"
+    assert not speaker.prompts
 
 
 @pytest.mark.parametrize(

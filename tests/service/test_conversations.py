@@ -17,7 +17,8 @@ from service.conversation import DurableNode, Node, Segment
 from service.conversations import Conversations, Joined
 from service.errors import Conflict, NotFound, Refusal
 from service.paging import Page, item_id_of
-from service.store.conversations import MemoryConversations, StoredConversation
+from service.store import StoredConversation
+from service.store.memory import MemoryConversations
 from service.tips import Tips
 from turnwire import json_codec
 from turnwire.v1 import conversation_service_pb2 as rpc
@@ -284,6 +285,30 @@ async def test_a_conversation_may_not_grow_beyond_its_bound() -> None:
     assert len(await everything(conversations, name)) == 1
 
 
+async def test_a_conversation_may_not_have_too_many_items(conversations: Conversations) -> None:
+    name = await begin(conversations)
+    await respond(conversations, name, *[items_pb2.Item()] * 65_535)
+    await add(conversations, name, said("last"))
+    with pytest.raises(Refusal) as refused:
+        await add(conversations, name, said("one more"))
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "items")
+    await add(conversations, name, compaction())
+    assert len(await everything(conversations, name)) == 1
+
+
+async def test_a_list_that_is_being_read_holds_up_no_other_tenant(
+    conversations: Conversations,
+) -> None:
+    name = await begin(conversations)
+    await respond(conversations, name, *[items_pb2.Item()] * 65_536)
+    foreign = await begin(conversations, said("hello"), tenant="bob")
+    slow = [asyncio.create_task(conversations.items("alice", name, Page())) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert (await conversations.items("bob", foreign, Page())).items
+    assert not any(task.done() for task in slow)
+    assert all(listed.has_more for listed in await asyncio.gather(*slow))
+
+
 async def test_a_long_conversation_lists_all_it_has(conversations: Conversations) -> None:
     name = await begin(conversations)
     for number in range(200):
@@ -300,7 +325,6 @@ async def test_an_empty_conversation_has_no_tip(conversations: Conversations) ->
     name = await begin(conversations)
     async with conversations.join("alice", name) as joined:
         assert joined.tip is None
-        assert list(await joined.items()) == []
 
 
 async def test_a_response_becomes_the_tip_and_its_items_are_listed(
@@ -336,13 +360,16 @@ async def test_added_items_stand_on_what_a_response_left(conversations: Conversa
     assert await texts(conversations, name) == ["one", "two"]
 
 
-async def test_a_turn_sees_its_items_under_the_ids_they_are_listed_with(
+async def test_a_tip_that_no_model_made_has_its_length_estimated(
     conversations: Conversations,
 ) -> None:
-    name = await begin(conversations, said("one"), said("two", "mine"))
-    listed = await names(conversations, name)
-    async with conversations.join("alice", name) as joined:
-        assert [item_id_of(item) for item in await joined.items()] == listed
+    name = await begin(conversations, said("x" * 4000))
+    begun = (await tip_of(conversations, name)).tokens
+    assert 1000 <= begun < 1010
+    await add(conversations, name, said("x" * 400))
+    assert 1100 <= (await tip_of(conversations, name)).tokens < 1120
+    await conversations.delete_item("alice", name, (await names(conversations, name))[0])
+    assert 100 <= (await tip_of(conversations, name)).tokens < 110
 
 
 async def test_calls_wait_for_their_outputs_across_additions(conversations: Conversations) -> None:
@@ -362,7 +389,8 @@ async def test_tools_that_items_add_stay_with_the_conversation(
     await add(conversations, name, said("hello"), tools("two", "three"))
     await add(conversations, name, said("bye"))
     tip = await tip_of(conversations, name)
-    assert [tool.function.name for tool in tip.tools] == ["one", "two", "three"]
+    assert tip.tools
+    assert [tool.function.name for tool in tip.tools.parsed()] == ["one", "two", "three"]
 
 
 # References

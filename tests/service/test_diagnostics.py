@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from service.conversation import Fingerprint, Node, Segment
 from service.diagnostics import diagnose, fingerprint
 from service.meaning import same
+from service.sealing import Seal
 from turnwire.v1 import items_pb2, responses_pb2
 from turnwire.v1.items_pb2 import ContentPart, FunctionCall, Item, Message, OutputText, Reasoning
 from turnwire.v1.responses_pb2 import Settings
@@ -205,6 +206,23 @@ def test_items_that_were_sealed_are_opened_before_they_are_called_different() ->
     prompt = [user("a"), sealed, user("b")]
     assert diagnosis(compared, None, prompt, legible=legible) == {"type": "cache_hit"}
     assert diagnosis(compared, None, prompt)["changed"] == "input[1]"
+
+
+def test_no_more_is_opened_than_is_little_work() -> None:
+    seal = Seal.ephemeral()
+    texts = [seal.seal("t", "reasoning", bytes(1_000_000)) for _ in range(2)]
+    told, new = (Item(reasoning=Reasoning(encrypted_content=text)) for text in texts)
+    opened = list[int]()
+
+    def legible(items: Sequence[Item]) -> Sequence[Item]:
+        opened.append(len(items))
+        return [user("the same")]
+
+    compared = node(None, [told] * 9, [])
+    assert diagnosis(compared, None, [new] * 2, legible=legible) == {"type": "cache_hit"}
+    opened.clear()
+    assert diagnosis(compared, None, [new] * 9, legible=legible) == {"type": "unavailable"}
+    assert len(opened) == 4
 
 
 # Compaction

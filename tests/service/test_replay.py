@@ -106,7 +106,6 @@ BATCHES: st.SearchStrategy[list[Produced]] = st.lists(st.one_of(OTHERS, CALLS), 
 )
 ASIDES = st.sampled_from(
     [
-        events_pb2.ServerEvent(keepalive=events_pb2.Keepalive()),
         events_pb2.ServerEvent(steer_accepted=events_pb2.SteerAccepted()),
         events_pb2.ServerEvent(interrupt_accepted=events_pb2.InterruptAccepted(response_id="r")),
     ]

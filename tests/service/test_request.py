@@ -1,13 +1,16 @@
 """What a create comes down to: defaults, inheritance, refusals."""
 
+import dataclasses
 import json
 
 import pytest
 
 from service import request
+from service.closed import MOST_OPENED
 from service.conversation import DurableNode, Node, Segment
 from service.errors import Refusal
 from service.request import Request, check_size, check_supported, new_items, pending_calls
+from service.sealing import Seal
 from turnwire import json_codec
 from turnwire.v1 import items_pb2, responses_pb2
 
@@ -31,6 +34,15 @@ def unstored(pending: frozenset[str] = frozenset()) -> Node:
         inputs=0,
         pending_calls=pending,
     )
+
+
+def node(segment: Segment) -> Node:
+    return dataclasses.replace(unstored(), segment=segment)
+
+
+def adding(*names: str) -> dict[str, object]:
+    tools = [{"type": "function", "name": name} for name in names]
+    return {"type": "additional_tools", "role": "developer", "tools": tools}
 
 
 def stored() -> DurableNode:
@@ -149,6 +161,66 @@ def test_a_request_has_a_most_of_items() -> None:
     with pytest.raises(Refusal) as refused:
         check_size(many, None, 1 << 30)
     assert refused.value.param == "input"
+
+
+@pytest.mark.rule("CR-25")
+def test_a_conversation_has_a_most_of_items() -> None:
+    parent = node(Segment(Segment(None, [call("a")] * 65_000), [call("a")] * 530))
+    check_size(responses_pb2.CreateResponse(input=[call("a")] * 6), parent, 1 << 30)
+    with pytest.raises(Refusal) as refused:
+        check_size(responses_pb2.CreateResponse(input=[call("a")] * 7), parent, 1 << 30)
+    assert refused.value.code == "context_length_exceeded"
+
+
+@pytest.mark.rule("CR-25")
+def test_what_is_sealed_in_a_conversation_may_open_to_so_much() -> None:
+    sealed = Seal.ephemeral().seal("t", "reasoning", bytes(MOST_OPENED // 2))
+    item = items_pb2.Item(reasoning=items_pb2.Reasoning(encrypted_content=sealed))
+    parent, more = node(Segment(None, [item])), responses_pb2.CreateResponse(input=[item])
+    check_size(more, parent, 1 << 30)
+    parent = node(Segment(parent.segment, [item]))
+    with pytest.raises(Refusal) as refused:
+        check_size(more, parent, 1 << 30)
+    assert refused.value.code == "context_length_exceeded"
+
+
+@pytest.mark.rule("CR-25")
+def test_what_a_compaction_supersedes_does_not_count() -> None:
+    compaction = items_pb2.Item(compaction=items_pb2.Compaction(encrypted_content="sealed"))
+    parent = node(Segment(None, [call("a")] * 65_536))
+    check_size(responses_pb2.CreateResponse(input=[compaction]), parent, 1000)
+
+
+def test_tools_that_items_added_are_kept_once_and_come_after_the_requests_own() -> None:
+    first = understand(create('{"tools":[{"type":"function","name":"own"}]}'), None)
+    assert first.added_tools is None
+    assert first.tools is first.settings.tools
+    second = understand(create(json.dumps({"input": [adding("a", "b")]})), None)
+    parent = dataclasses.replace(node(Segment(None, [])), tools=second.added_tools)
+    third = understand(create('{"input":"hi"}'), parent)
+    assert third.added_tools is second.added_tools
+    last = understand(
+        create(
+            json.dumps({"tools": [{"type": "function", "name": "own"}], "input": [adding("c")]})
+        ),
+        parent,
+    )
+    assert [tool.function.name for tool in last.tools] == ["own", "a", "b", "c"]
+
+
+def test_a_conversation_has_a_most_of_added_tools() -> None:
+    names = [str(number) for number in range(1024)]
+    full = understand(create(json.dumps({"input": [adding(*names)]})), None)
+    parent = dataclasses.replace(node(Segment(None, [])), tools=full.added_tools)
+    with pytest.raises(Refusal) as refused:
+        understand(create(json.dumps({"input": [adding("one more")]})), parent)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "input")
+
+
+def test_outputs_of_types_that_nobody_has_defined_are_never_refused() -> None:
+    stray = items_pb2.Item(other_json='{"type":"new_call_output","call_id":"x"}')
+    asked = items_pb2.Item(other_json='{"type":"new_call","call_id":"y"}')
+    assert pending_calls(frozenset(), [stray, asked]) == {"y"}
 
 
 def test_a_conversation_may_be_replayed_with_calls_and_outputs_twice() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.sealing import MARK, Seal, Unsealed
+from service.sealing import MARK, Seal, Unsealed, plain_length
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(32, 64))
 SEAL = Seal([KEY])
@@ -96,6 +96,27 @@ def test_what_unpacks_to_more_than_is_allowed_is_refused() -> None:
     assert len(bomb) < 10_000
     cannot_open(Seal([KEY], most_bytes=999_999), bomb)
     assert Seal([KEY], most_bytes=1_000_000).open("alice", "notes", bomb) == bytes(1_000_000)
+
+
+@given(st.binary())
+def test_how_long_a_text_is_shows_before_it_is_opened(plaintext: bytes) -> None:
+    assert plain_length(SEAL.seal("alice", "notes", plaintext)) == len(plaintext)
+
+
+@pytest.mark.parametrize("length", [0, 12, 14, 2**32 - 1])
+def test_a_text_that_lies_about_its_length_does_not_open(length: int) -> None:
+    text = SEAL.seal("alice", "notes", b"what was said")
+    data = bytearray(base64.urlsafe_b64decode(text[len(MARK) :] + "=="))
+    data[20:24] = length.to_bytes(4)
+    lying = MARK + base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    assert plain_length(lying) == length
+    cannot_open(SEAL, lying)
+
+
+@given(st.text())
+def test_any_other_text_has_no_length_worth_an_error(text: str) -> None:
+    assert plain_length(text) == 0
+    assert plain_length(MARK + text) >= 0
 
 
 def test_what_could_not_be_opened_again_is_not_sealed() -> None:

@@ -163,7 +163,6 @@ def test_steering_waits_for_owed_outputs_and_goes_before_them() -> None:
 
 
 @pytest.mark.rule("ST-4", "LN-9")
-@pytest.mark.xfail(strict=True, reason="what waits for outputs is looked for in its lane only")
 def test_steering_that_waits_for_outputs_goes_with_them_on_whatever_lane_they_come() -> None:
     client, response_id = steered_client("a")
     client.finish("a", OWED)
@@ -182,7 +181,6 @@ def test_steering_that_waited_for_outputs_is_given_back_when_those_are_refused()
 
 
 @pytest.mark.rule("ST-7")
-@pytest.mark.xfail(strict=True, reason="the second that waits takes the place of the first")
 def test_steering_that_waits_for_outputs_outlives_the_next_one_that_does() -> None:
     client, first = steered_client()
     client.finish(owed=OWED)
@@ -198,7 +196,6 @@ def test_steering_that_waits_for_outputs_outlives_the_next_one_that_does() -> No
 
 
 @pytest.mark.rule("ST-7")
-@pytest.mark.xfail(strict=True, reason="what waits for outputs is not given back at the end")
 def test_steering_that_waits_for_outputs_is_given_back_when_the_connection_ends() -> None:
     client, _ = steered_client()
     client.finish(owed=OWED)
@@ -236,7 +233,6 @@ def test_steering_is_given_back_when_the_connection_is_to_end_before_what_follow
     assert len(client.ended) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a successor that is refused at once is counted as waiting")
 def test_a_connection_that_was_steered_as_it_ended_is_idle() -> None:
     client, _ = steered_client()
     client.leave()
@@ -257,7 +253,6 @@ def test_what_is_about_to_end_is_not_steered() -> None:
 
 
 @pytest.mark.rule("EV-2")
-@pytest.mark.xfail(strict=True, reason="what has ended is answered without its lane")
 def test_steering_of_what_has_ended_is_answered_on_its_lane() -> None:
     client = Client()
     client.create("a")
@@ -292,7 +287,6 @@ def test_an_interruption_that_comes_too_late_is_accepted_and_harms_nothing_that_
 
 
 @pytest.mark.rule("IN-3", "ST-5")
-@pytest.mark.xfail(strict=True, reason="a lane without a finished response has the id ''")
 def test_no_id_is_no_response() -> None:
     client = Client()
     client.create("a")
@@ -301,7 +295,6 @@ def test_no_id_is_no_response() -> None:
 
 
 @pytest.mark.rule("ST-3")
-@pytest.mark.xfail(strict=True, reason="clearing a member of what is not there puts it there")
 def test_what_follows_has_no_setting_that_its_request_did_not_have() -> None:
     settings = responses_pb2.Settings(model="m")
     follows = successor(responses_pb2.CreateResponse(settings=settings), "resp_1", [])
@@ -456,14 +449,18 @@ def test_no_lanes_burst_delays_anothers_first_by_more_than_one_round(
     client = Client(SessionLimits(active=active))
     asked: dict[str | None, list[str]] = {lane: [] for lane in LANES}
     overtaken: dict[str | None, Counter[str | None]] = {}
+    refused = 0
     for number, act in enumerate([*([None] * 61), *acts]):
         seen = len(client.begun)
         if isinstance(act, int):
             if act < len(client.running):
                 client.finish(list(client.running)[act])
         else:
-            asked[act].append(str(number))
             client.create(act, str(number))
+            if refused + 1 == client.kinds().count("error"):
+                refused += 1
+            else:
+                asked[act].append(str(number))
         for begin in client.begun[seen:]:
             assert [asked[begin.stream_id].pop(0)] == texts(begin)
             overtaken.pop(begin.stream_id, None)

@@ -66,6 +66,14 @@ def test_a_call_goes_with_its_output_and_the_question_stays() -> None:
     assert shortened.turns[1:] == [step(1)[1:], step(2), step(3), new]
 
 
+def test_calls_of_types_that_nobody_has_defined_go_with_their_outputs_too() -> None:
+    asked = items_pb2.Item(other_json='{"type":"new_call","call_id":"a"}')
+    answer = items_pb2.Item(other_json='{"type":"new_call_output","call_id":"a"}')
+    shortened = window([user("go"), asked], chat(1), [answer])
+    assert shortened.drop(10_000)
+    assert shortened.turns == [[asked], [chat(1)[0]], [answer]]
+
+
 def test_what_is_to_be_answered_is_all_that_must_stay() -> None:
     pairs = [call("a", "{}", call_id="a"), call("b", "{}", call_id="b")]
     new = [call_output("1", call_id="a"), call_output("2", call_id="b")]

@@ -7,11 +7,8 @@ import pytest
 
 from service.cache import Bounds, SegmentCache
 from service.conversation import DurableNode, Segment
-from service.store.conversations import (
-    ConversationStore,
-    MemoryConversations,
-    StoredConversation,
-)
+from service.store import ConversationStore, StoredConversation
+from service.store.memory import MemoryConversations
 from turnwire.v1 import items_pb2
 
 
