@@ -235,6 +235,6 @@ def _collected(call: Call) -> Collected:
 
 def _without_lane(create: responses_pb2.CreateResponse) -> responses_pb2.CreateResponse:
     """Refuse a lane: requests are side by side anyway, and nothing would tell their events apart."""
-    if "stream_id" in json.loads(create.extra_json or "{}"):
+    if json.loads(create.extra_json or "{}").get("stream_id") is not None:
         raise Refusal("invalid_value", "'stream_id' is for connections only.", "stream_id")
     return create

@@ -93,8 +93,7 @@ class Form:
                 check(value)
 
     def _shape_for(self, members: Members) -> "_Shape":
-        if "type" in members:
-            tag = members["type"]
+        if (tag := members.get("type")) is not None:  # null says as much as nothing
             return self._by_type.get(tag, self._rest) if type(tag) is str else self._rest
         return next((shape for key, shape in self._implied if key in members), self._rest)
 
@@ -152,7 +151,7 @@ class _Shape:
         self._required: list[str] = []
         self._is_whole = variant is not None and variant.json.opaque
         if variant and variant.json.type:
-            self._known["type"] = {str: ignore}
+            self._known["type"] = {str: ignore, type(None): ignore}
         self._add_fields(0, Field.all_of(descriptor), variant)
 
     @property

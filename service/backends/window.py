@@ -106,10 +106,16 @@ def _groups(entries: Sequence[_Entry]) -> list[_Group]:
 
 
 def _staying(entries: Sequence[_Entry]) -> set[_Place]:
-    """Return where the newest message of the user is, and the outputs that came last."""
+    """Return where the newest message of the user is, and the outputs that came last with it.
+
+    Outputs of earlier turns have been answered, also where the model had nothing to say to them.
+    """
     asked = [e.place for e in entries if e.item.message.role == "user"][-1:]
+    newest = entries[-1].place.turn if entries else 0
     last = itertools.takewhile(
-        lambda entry: entry.place in asked or _is_output(entry.item),
+        lambda entry: (
+            entry.place.turn == newest and (entry.place in asked or _is_output(entry.item))
+        ),
         reversed(entries),
     )
     return {*asked, *(entry.place for entry in last)}

@@ -350,3 +350,10 @@ async def test_output_sent_again_in_full_is_as_much_cached_as_a_continuation(tal
         replayed = await chat.ask(input=[question, *output, more], store=False)
     assert replayed.response.usage.input_tokens == chained.response.usage.input_tokens
     assert replayed.text == chained.text
+
+
+@pytest.mark.rule("CR-2")
+async def test_a_type_that_is_null_is_as_good_as_none(talk: Talk) -> None:
+    async with talk() as chat:
+        heard = await chat.ask(input=[{"type": None, "role": "user", "content": "hello there"}])
+    assert heard.text == "hello there"
