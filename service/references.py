@@ -127,11 +127,13 @@ class References:
 def _taken(node: Node, places: Mapping[str, ids.Place]) -> dict[str, items_pb2.Item]:
     """Take items of a response from their places, as far as there are such."""
     items = node.segment.items
-    indexes = {
-        item_id: place.number if place.part == "i" else node.inputs + place.number
-        for item_id, place in places.items()
-    }
-    return {name: _copy(items[index]) for name, index in indexes.items() if index < len(items)}
+    taken = {}
+    for item_id, place in places.items():
+        index = place.number if place.part == "i" else node.inputs + place.number
+        # an id of another kind of item was never given
+        if index < len(items) and (item_id_of(items[index]) or item_id) == item_id:
+            taken[item_id] = _copy(items[index])
+    return taken
 
 
 def _copy(item: items_pb2.Item) -> items_pb2.Item:
