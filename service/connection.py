@@ -18,8 +18,6 @@ from service.conversation import Node
 from service.errors import Ending, ModelError, Refusal, SessionError
 from service.limits import MIB
 from service.metrics import Metrics, TransportMetrics
-from service.run import Run
-from service.runner import Outcome, Runner
 from service.session import (
     Begin,
     Effect,
@@ -34,6 +32,8 @@ from service.session import (
     addressed,
 )
 from service.steering import required_input
+from service.turns.run import Run
+from service.turns.runner import Outcome, Runner
 from turnwire.delta import Event
 from turnwire.v1 import events_pb2
 

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 
 from service.background import Background
 from service.compaction import Compactions, Compactor
-from service.compactors import ModelCompactor
+from service.compaction.compactors import ModelCompactor
 from service.connection import Connection, ConnectionLimits, Sink
 from service.conversations import Conversations
+from service.conversations.tips import Tips
 from service.errors import Ending, Overloaded, RateLimited
 from service.limits import MIB, TurnLimits
-from service.live import Live
 from service.metrics import Metrics, TransportMetrics
 from service.moderation import Classifier, Moderator, VerdictCache
-from service.plan import Means
 from service.responses import Responses
 from service.router import Router
-from service.runner import Runner, State
 from service.sealing import Seal
 from service.store import ConversationStore, Store
-from service.tips import Tips
+from service.turns.live import Live
+from service.turns.plan import Means
+from service.turns.runner import Runner, State
 from turnwire.v1 import responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 

@@ -12,14 +12,14 @@ from contextlib import AsyncExitStack
 from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
+from service.conversations.paging import Page, identified, page_of
 from service.errors import ModelError, ModelFailed, NotFound, Overloaded, Refusal
-from service.output import add_usage
-from service.paging import Page, identified, page_of
-from service.plan import Means, prompt_of
-from service.replay import replay
-from service.run import Run
-from service.runner import Runner, State
 from service.session import Begin
+from service.turns.output import add_usage
+from service.turns.plan import Means, prompt_of
+from service.turns.replay import replay
+from service.turns.run import Run
+from service.turns.runner import Runner, State
 from turnwire.delta import Event, to_message
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc

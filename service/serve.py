@@ -28,7 +28,7 @@ from service.backends.llama_cpp.backend import LlamaCpp
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
 from service.cache import Bounds, NodeCache, SegmentCache
-from service.compactors import Budget, compactor
+from service.compaction.compactors import Budget, compactor
 from service.config import Config
 from service.engine import Engine, Policies, Stores
 from service.keys import Anonymous, KeyFile, Keys

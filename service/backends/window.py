@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from service.backends import Prompt
-from service.calls import tie
+from service.requests.calls import tie
 from turnwire.v1 import items_pb2, responses_pb2
 
 _STEPS = 4  # in a context: how often the beginning of a growing prompt moves

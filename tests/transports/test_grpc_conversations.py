@@ -10,13 +10,13 @@ import pytest
 from service.cache import Bounds, SegmentCache
 from service.conversation import Node
 from service.conversations import Conversations
+from service.conversations.tips import Tips
 from service.engine import Engine
 from service.errors import Overloaded, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
 from service.store import StoredConversation
 from service.store.memory import MemoryConversations
-from service.tips import Tips
 from transports.grpc import serve
 from turnwire.v1 import conversation_service_pb2 as rpc
 from turnwire.v1 import conversation_service_pb2_grpc as stubs

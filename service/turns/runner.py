@@ -1,0 +1,228 @@
+"""The life of turns: what each is to do, who makes it, and what is kept of it.
+
+Order matters: `response.in_progress` is said only once the parent is held, and `response.completed`
+only once a response that is to be stored is durable.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import structlog
+
+from service.compaction import threshold
+from service.conversation import DurableNode, Node
+from service.conversations import Conversations, Joined
+from service.errors import Failed, ModelError, Overloaded, Refusal
+from service.metrics import Metrics
+from service.moderation import Moderator
+from service.requests.references import References
+from service.requests.request import (
+    Request,
+    check_size,
+    check_supported,
+    conversation_of,
+    is_stored,
+    new_items,
+    understand,
+)
+from service.router import Router
+from service.session import Begin
+from service.store import Store
+from service.turns.live import Live
+from service.turns.nodes import record_of
+from service.turns.plan import Caller, Holder, Means, Plan
+from service.turns.run import Run
+from turnwire.v1 import responses_pb2
+
+log = structlog.get_logger(__name__)
+
+_DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
+
+
+class Outcome(NamedTuple):
+    """How a turn ended."""
+
+    word: Literal["ok", "failed", "refused", "cancelled"]
+    node: Node | None = None
+    """What can be continued, if anything."""
+    refusal: Refusal | None = None
+    """Why the response never existed; the client has not been told yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What turns leave behind, and find."""
+
+    store: Store
+    conversations: Conversations
+    live: Live
+
+
+class Runner:
+    """Runs turns."""
+
+    def __init__(
+        self, router: Router, state: State, means: Means, moderator: Moderator, metrics: Metrics
+    ) -> None:
+        self._router = router
+        self._state = state
+        self._means = means
+        self._moderator = moderator
+        self._hydrations = metrics.hydrations
+
+    async def run(self, begin: Begin, caller: Caller) -> Outcome:
+        """Run a turn to its end.
+
+        Unless it is refused the client has been told all there is to tell. If the client is gone, this
+        is cancelled.
+        """
+        async with AsyncExitStack() as held:
+            try:
+                plan = await self.plan(begin, caller, held)
+                await caller.ready()
+            except Refusal as refusal:
+                return Outcome("refused", refusal=refusal)
+            except asyncio.CancelledError:
+                if caller.interruption is None:
+                    raise
+                message = caller.interruption.message
+                return Outcome("failed", refusal=Overloaded("server_error", message))
+            except Exception:
+                log.exception("turn_failed")
+                return Outcome("failed", refusal=Failed())
+            return await self._run(Run(plan, self._means, caller), caller)
+
+    async def plan(self, begin: Begin, caller: Holder, held: AsyncExitStack) -> Plan:
+        """Decide what a turn is to do. Raises `Refusal`.
+
+        A conversation that it is to be made in stays held until `held` is left.
+        """
+        settings = begin.create.settings
+        check_supported(settings)
+        backend = self._router.backend(settings.model)
+        joined = await self._join(settings, caller, held)
+        request = await self._understand(begin.create, caller, joined.tip if joined else None)
+        compared_id = settings.prompt_cache_options.comparison_response_id
+        return Plan(
+            tenant=caller.tenant,
+            stream_id=begin.stream_id,
+            request=request,
+            backend=backend,
+            screening=self._moderator.understand(request.moderation, caller.tenant),
+            compact_at=threshold(settings),
+            compared=await self._find(compared_id, caller) if compared_id else None,
+            joined=joined,
+        )
+
+    async def _join(
+        self, settings: responses_pb2.Settings, caller: Holder, held: AsyncExitStack
+    ) -> Joined | None:
+        """Take the conversation that the response is to be made in, if it is to be in one."""
+        if (conversation_id := conversation_of(settings)) is None:
+            return None
+        try:
+            joining = self._state.conversations.join(caller.tenant, conversation_id)
+            return await held.enter_async_context(joining)
+        except Refusal as refusal:
+            refusal.param = "conversation"  # as this request calls it
+            raise
+
+    async def _understand(
+        self, create: responses_pb2.CreateResponse, caller: Holder, tip: Node | None
+    ) -> Request:
+        parent = tip
+        if create.settings.HasField("previous_response_id"):
+            parent = await self._hydrate(create.settings.previous_response_id, caller)
+        most_bytes = self._means.limits.conversation_bytes
+        check_size(create, parent, most_bytes)
+
+        async def find(response_id: str) -> Node | None:
+            return await self._find(response_id, caller)
+
+        kind = DurableNode if is_stored(create.settings, parent) else Node
+        references = References(find, parent, kind, most_bytes)
+        items = await references.resolve(new_items(create))
+        return understand(
+            create, items, self._means.compactions.legible(caller.tenant, items), parent
+        )
+
+    async def _hydrate(self, response_id: str, caller: Holder) -> Node:
+        """Find the response to continue: in the connection, then in the store."""
+        if node := caller.recall(response_id):
+            self._hydrations.labels("connection", "hit").inc()
+            return node
+        if node := await self._stored(response_id, caller):
+            self._hydrations.labels("store", "hit").inc()
+            return node
+        self._hydrations.labels("none", "miss").inc()
+        raise Refusal(
+            "previous_response_not_found",
+            f"Previous response with id '{response_id[:64]}' not found.",
+            "previous_response_id",
+        )
+
+    async def _find(self, response_id: str, caller: Holder) -> Node | None:
+        return caller.recall(response_id) or await self._stored(response_id, caller)
+
+    async def _stored(self, response_id: str, caller: Holder) -> DurableNode | None:
+        node = await self._state.store.get(caller.tenant, response_id)
+        return node if node and node.continuable else None
+
+    async def _run(self, run: Run, caller: Caller) -> Outcome:
+        """Have a response made and kept, and tell its end whatever it is."""
+        stored = run.plan.request.store
+        listed = self._state.live.listed(caller.tenant, run) if stored else nullcontext()
+        with listed:
+            try:
+                return await self._make(run, caller)
+            except ModelError as error:
+                return await self._fail(run, error)
+            except Refusal as refusal:  # what the model produced cannot be kept
+                return await self._fail(run, ModelError(refusal.code, refusal.message))
+            except asyncio.CancelledError:
+                if caller.interruption is None:
+                    await self._abandon(run)
+                    raise
+                return await self._fail(run, caller.interruption)
+            except Exception:
+                log.exception("turn_failed")
+                return await self._fail(run, _DEFECT)
+
+    async def _make(self, run: Run, caller: Caller) -> Outcome:
+        node = await run.make()
+        cancelled = run.response.status == "cancelled"
+        if isinstance(node, DurableNode):
+            await self._state.store.put(node)
+            if run.plan.joined and not cancelled:
+                await run.plan.joined.advance(node)
+        if not cancelled:
+            caller.keep(node)
+        run.end()  # at once: what is kept as ended is told as ended
+        return Outcome("cancelled") if cancelled else Outcome("ok", node)
+
+    async def _fail(self, run: Run, error: ModelError) -> Outcome:
+        run.turn.failed(error)
+        await self._record(run)
+        run.end()
+        return Outcome("failed")
+
+    async def _abandon(self, run: Run) -> None:
+        """The client is gone: to whoever else knows the response it was cancelled."""
+        run.turn.stop("cancelled")
+        run.turn.settle(int(time.time()))
+        await self._record(run)
+        run.end()
+
+    async def _record(self, run: Run) -> None:
+        """Keep what became of a response that failed, if it can be kept: it failed either way."""
+        if not run.plan.request.store:
+            return
+        kept = record_of(run.plan, run.turn, run.said)
+        try:
+            await self._state.store.delete(kept.tenant, kept.id)  # should it have been kept before
+            await self._state.store.put(kept)
+        except Exception:
+            log.exception("record_not_kept")
