@@ -16,11 +16,6 @@ import orjson
 from service.errors import ModelError
 from turnwire.v1 import items_pb2, responses_pb2
 
-_COMPACT = {
-    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-}
-"""Asks llguidance, where llama.cpp was built with it, for JSON without idle white space."""
-
 _FREE_TEXT = {
     "type": "object",
     "properties": {"input": {"type": "string"}},
@@ -103,7 +98,7 @@ class Toolbox:
             declared.name,
             namespace,
             "\n\n".join(filter(None, described)),
-            _FREE_TEXT if kind == "custom" else _schema(tool.function.parameters_json or "{}"),
+            _FREE_TEXT if kind == "custom" else schema_of(tool.function.parameters_json or "{}"),
         )
 
     def _new_name(self, namespace: str | None, name: str) -> str:
@@ -181,31 +176,6 @@ def _allowed(tools_json: Iterable[str], toolbox: Toolbox) -> Iterator[tuple[str,
                 yield from toolbox.named("", name).items()
 
 
-def constraint(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that make a completion match a schema."""
-    return {"json_schema": {**schema, **_COMPACT}}
-
-
-def name_constraint(names: Iterable[str]) -> dict[str, Any]:
-    """Return the options that make a completion one of these names, as JSON."""
-    literals = (json.dumps(json.dumps(name)) for name in names)
-    return {"grammar": f"root ::= {' | '.join(literals)}"}
-
-
-def text_constraint(settings: responses_pb2.Settings) -> dict[str, Any]:
-    """Return the options that give a text its format. Raises `ModelError` for unknown formats."""
-    text_format = settings.text.format
-    match text_format.WhichOneof("kind"):
-        case "json_schema":
-            return constraint(_schema(text_format.json_schema.schema_json))
-        case "json_object":
-            return constraint({"type": "object"})
-        case "other_json":
-            raise ModelError("invalid_prompt", "This model cannot honour this type of text.format.")
-        case _:
-            return {}
-
-
 def _by_mode(tools: Mapping[str, CallableTool], mode: str) -> ToolChoice:
     if mode == "required" and not tools:
         raise ModelError(
@@ -219,7 +189,8 @@ def _type(choice_json: str) -> str:
     return str(choice.get("type"))[:_LONGEST_TYPE] if isinstance(choice, dict) else "unknown"
 
 
-def _schema(text: str) -> dict[str, Any]:
+def schema_of(text: str) -> dict[str, Any]:
+    """Return a JSON Schema; an empty one stands for any object. Raises `ModelError` for what is none."""
     schema = _parsed(text)
     if not isinstance(schema, dict):
         raise ModelError("invalid_prompt", "A schema must be a JSON object.")

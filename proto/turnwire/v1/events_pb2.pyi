@@ -240,7 +240,7 @@ class ServerEvent(_message.Message):
 
     @_builtins.property
     def queued(self) -> Global___ResponseEvent:
-        """The response waits for capacity."""
+        """The response waits for capacity. This version does not send it: what waits has no id yet."""
 
     @_builtins.property
     def in_progress(self) -> Global___ResponseEvent:

@@ -14,6 +14,7 @@ import orjson
 
 from service.backends import Produced, Prompt
 from service.backends.http import Deadlines, HttpClient
+from service.backends.llama_cpp.constraints import constraint, name_constraint, text_constraint
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
 from service.backends.llama_cpp.held import Held, ScoredHeld
 from service.backends.llama_cpp.output import (
@@ -27,15 +28,7 @@ from service.backends.llama_cpp.output import (
 from service.backends.llama_cpp.prompt import FixedParts, RenderedPrompt, Renderer
 from service.backends.llama_cpp.server import LlamaServer, Properties
 from service.backends.llama_cpp.slots import Owner, Slots
-from service.backends.tools import (
-    CallableTool,
-    ToolChoice,
-    constraint,
-    name_constraint,
-    one_call_only,
-    text_constraint,
-    tool_choice,
-)
+from service.backends.tools import CallableTool, ToolChoice, one_call_only, tool_choice
 from service.conversation import Rendered
 from service.errors import ModelError
 from turnwire.v1 import responses_pb2
