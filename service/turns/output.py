@@ -168,7 +168,7 @@ class Stream:
 
     def _take(self, text: str, logprobs: Sequence[items_pb2.Logprob]) -> None:
         """Take in one piece what was said before."""
-        if text:
+        if text or logprobs:
             self.pieces.append(text)
             self._scores += [logprobs] if logprobs else []
 

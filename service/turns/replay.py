@@ -53,7 +53,7 @@ class _Place:
     def skip(self, deltas: int) -> int:
         """Pass over as many of so many deltas as need not be told; return how many these are."""
         skipped = max(0, min(deltas, self.after - self.number))
-        if any(self.number <= aside <= self.number + skipped for aside in self.asides):
+        if any(self.number <= aside < self.number + skipped for aside in self.asides):
             return 0
         self.number += skipped
         return skipped

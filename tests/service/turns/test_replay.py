@@ -69,10 +69,12 @@ def _bare(event: events_pb2.ServerEvent) -> events_pb2.ServerEvent:
 
 
 def told_again(kept: tuple[bytes, bytes]) -> Told:
-    response, trace = kept
-    return list(
-        replay(responses_pb2.Response.FromString(response), state_pb2.Trace.FromString(trace))
-    )
+    response = responses_pb2.Response.FromString(kept[0])
+    trace = state_pb2.Trace.FromString(kept[1])
+    whole = list(replay(response, trace))
+    for after in range(-1, len(whole) + 2):
+        assert list(replay(response, trace, after)) == whole[after + 1 :]
+    return whole
 
 
 def finished(reason: str) -> Finished:
