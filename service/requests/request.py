@@ -173,9 +173,11 @@ def check_size(create: responses_pb2.CreateResponse, parent: Node | None, most_b
 
 
 def new_items(create: responses_pb2.CreateResponse) -> Sequence[items_pb2.Item]:
-    """Return the input as items; a plain string is one user message."""
+    """Return the input as items; a plain string is one user message. Raises `Refusal` for both at once."""
     if not create.HasField("input_text"):
         return create.input
+    if create.input:  # JSON cannot say so
+        raise Refusal("invalid_value", "'input' is either a text or items.", "input")
     return [text_message("user", create.input_text)]
 
 
