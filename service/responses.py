@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
-from service.conversations.paging import Page, identified, page_of
 from service.errors import ModelError, ModelFailed, NotFound, Overloaded, Refusal
+from service.paging import Page, identified, page_of
 from service.session import Begin
 from service.turns.output import add_usage
 from service.turns.plan import Means, prompt_of

@@ -9,11 +9,11 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from service.connection import Connection
-from service.conversations.paging import Page
 from service.engine import Engine
 from service.errors import Ending, SessionError, Unauthenticated
 from service.keys import Keys
 from service.limits import Limits
+from service.paging import Page
 from transports import grpc_conversations
 from transports.errand import run_errand
 from transports.following import follow

@@ -6,9 +6,9 @@ from typing import Final
 import grpc
 from google.protobuf.message import Message
 
-from service.conversations.paging import Page
 from service.engine import Engine
 from service.errors import Refusal
+from service.paging import Page
 from transports.grpc_calls import Calls, as_json
 from turnwire.v1 import conversation_service_pb2 as rpc
 

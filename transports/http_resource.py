@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 
-from service.conversations.paging import Page
 from service.errors import Ending, Failed, NotFound, Refusal, Unauthenticated
 from service.limits import Limits
+from service.paging import Page
 from transports.endpoint import Endpoint
 from transports.http_answer import Said, say
 from transports.http_exchange import Client

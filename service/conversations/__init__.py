@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 
 from service import ids
 from service.conversation import DurableNode
-from service.conversations.paging import Names, Page, Paging, item_id_of, list_of, shown
 from service.conversations.tips import Tips, names_in
 from service.errors import Conflict, NotFound
+from service.paging import Names, Page, Paging, item_id_of, list_of, shown
 from service.reading import slices
 from service.requests.request import check_metadata
 from service.store import ConversationStore, StoredConversation

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from service import ids
 from service.compaction import estimate
 from service.conversation import DurableNode, Node, Segment
-from service.conversations.paging import Names
 from service.errors import Refusal
+from service.paging import Names
 from service.requests.references import References
 from service.requests.request import begins_anew, check_size, pending_calls, tools_with
 from service.store import StoredConversation

@@ -12,8 +12,8 @@ from contextlib import aclosing
 
 from service import ids
 from service.conversation import Node, Segment
-from service.conversations.paging import item_id_of
 from service.errors import NotFound, Refusal
+from service.paging import item_id_of
 from service.reading import slices
 from turnwire.v1 import items_pb2
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from service import ids
 from service.compaction import estimate
 from service.conversation import DurableNode, Node, Rendered, Segment
-from service.conversations.paging import identified
+from service.paging import identified
 from service.requests import diagnostics
 from service.requests.request import pending_calls
 from service.turns.plan import Plan

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.conversations.paging import Page
+from service.paging import Page
 from tests.conformance.clients import Connect
 from tests.conformance.conversation import Conversation, Heard
 from tests.conformance.gated import Gated

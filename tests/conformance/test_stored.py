@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.conversations.paging import Page
 from service.engine import Engine
 from service.errors import NotFound, Refusal
+from service.paging import Page
 from tests.conformance.clients import Connect
 from tests.conformance.conftest import Talk
 from tests.conformance.conversation import WAIT, Conversation, Heard

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 
 from service.conversation import Segment
-from service.conversations.paging import item_id_of
+from service.paging import item_id_of
 from service.reading import slices
 from turnwire.v1 import items_pb2
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from service.connection import Sink
-from service.conversations.paging import Page
 from service.errors import NotFound
+from service.paging import Page
 from tests.transports.scripted import RawClient, Script, ScriptedConnection, ScriptedEngine, text
 from turnwire.delta import Event
 from turnwire.v1 import (

@@ -16,11 +16,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from service.connection import Sink
-from service.conversations.paging import Page
 from service.engine import Engine
 from service.errors import Ending, NotFound, Overloaded, Refusal, SessionError, Unauthenticated
 from service.keys import Anonymous, Keys
 from service.limits import MIB, Limits
+from service.paging import Page
 from transports import grpc_conversations
 from transports.grpc import NAME, options, serve
 from transports.grpc_calls import REFUSED

@@ -15,9 +15,9 @@ from service import ids
 from service.cache import Bounds, SegmentCache
 from service.conversation import DurableNode, Node, Segment
 from service.conversations import Conversations, Joined
-from service.conversations.paging import Page, item_id_of
 from service.conversations.tips import Tips
 from service.errors import Conflict, NotFound, Refusal
+from service.paging import Page, item_id_of
 from service.store import StoredConversation
 from service.store.memory import MemoryConversations
 from turnwire import json_codec

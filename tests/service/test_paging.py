@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.conversations.paging import (
+from service.errors import Refusal
+from service.paging import (
     Page,
     identified,
     item_id_of,
@@ -16,7 +17,6 @@ from service.conversations.paging import (
     shown,
     with_id,
 )
-from service.errors import Refusal
 from turnwire import json_codec
 from turnwire.v1 import items_pb2
 
