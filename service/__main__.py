@@ -164,6 +164,7 @@ def _fetch(name: str) -> Path:
 def _announce(service: Service) -> None:
     lines = (
         ("WebSocket", service.websocket_url),
+        ("HTTP", service.http_url),
         ("gRPC", service.grpc_target),
         ("metrics", f"{service.operations_url}/metrics"),
         ("models", ", ".join(service.models)),

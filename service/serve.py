@@ -58,6 +58,7 @@ class Service:
 
     engine: Engine
     websocket_url: str
+    http_url: str
     grpc_target: str
     operations_url: str
     models: tuple[str, ...]
@@ -145,6 +146,7 @@ async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitSt
     return Service(
         engine,
         f"ws://{_host(config.http_address)}:{http.port}/v1/responses",
+        f"http://{_host(config.http_address)}:{http.port}/v1",
         f"{_host(config.grpc_address)}:{grpc.port}",
         f"http://{_host(config.operations_address)}:{operations.port}",
         tuple(model.id for model in engine.models().models),

@@ -104,11 +104,7 @@ def understand(
     before = None if anew else parent
     added = tools_with(legible, before.tools if before else None)
     store = is_stored(settings, parent)
-    if settings.background and not store:
-        message = (
-            "'background' needs a response that is stored: it could not be retrieved otherwise."
-        )
-        raise Refusal("invalid_value", message, "store")
+    _check_background(settings, store)
     _check_ranges(settings)
     check_metadata(settings.metadata)
     return Request(
@@ -259,6 +255,13 @@ def _type_of(object_json: str) -> str:
     """Return an object's type; empty if it has none."""
     kind = orjson.loads(object_json).get("type")
     return kind if isinstance(kind, str) else ""
+
+
+def _check_background(settings: responses_pb2.Settings, store: bool) -> None:  # noqa: FBT001
+    """Refuse a response that nobody waits for and nobody could retrieve."""
+    if settings.background and not store:
+        message = "'background' needs a response that is stored; it could not be retrieved."
+        raise Refusal("invalid_value", message, "store")
 
 
 def _check_ranges(settings: responses_pb2.Settings) -> None:

@@ -9,6 +9,7 @@ import pytest
 from service.backends.simulator.backend import Simulator
 from tests.conformance.clients import ROWS, Connect
 from tests.conformance.conversation import Conversation
+from tests.conformance.gated import Gated
 from tests.conformance.server import Server, serving
 
 Talk = Callable[..., AbstractAsyncContextManager[Conversation]]
@@ -57,3 +58,20 @@ def talk(server: Server, connect: Connect) -> Talk:
             yield Conversation(client)
 
     return opened
+
+
+@pytest.fixture
+def model() -> Gated:
+    return Gated()
+
+
+@pytest.fixture
+async def gated(model: Gated, tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(model, tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+async def chat(gated: Server, connect: Connect) -> AsyncIterator[Conversation]:
+    async with connect(gated, gated.alice) as client:
+        yield Conversation(client)

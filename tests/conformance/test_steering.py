@@ -1,41 +1,21 @@
 """Turns that change their course while they run (docs/protocol.md, "Steering")."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.paging import Page
-from tests.conformance.clients import Connect
 from tests.conformance.conversation import Conversation, Heard
 from tests.conformance.gated import Gated
 from tests.conformance.schema import sdk
-from tests.conformance.server import Server, serving
+from tests.conformance.server import Server
 from turnwire import json_codec
 
 pytestmark = pytest.mark.connection
 
 TWO_ITEMS = "#sim text 2 ; stall 0 ; text 2"
 ONE_CALL = "#sim call f {} ; stall 0"
-
-
-@pytest.fixture
-def model() -> Gated:
-    return Gated()
-
-
-@pytest.fixture
-async def gated(model: Gated, tmp_path: Path) -> AsyncIterator[Server]:
-    async with serving(model, tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def chat(gated: Server, connect: Connect) -> AsyncIterator[Conversation]:
-    async with connect(gated, gated.alice) as client:
-        yield Conversation(client)
 
 
 async def begin(chat: Conversation, text: str, **members: Any) -> Heard:

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,30 +16,13 @@ from tests.conformance.conversation import WAIT, Conversation, Heard
 from tests.conformance.gated import Gated
 from tests.conformance.schema import sdk
 from tests.conformance.schema.fields import PROTOCOL
-from tests.conformance.server import Server, serving
+from tests.conformance.server import Server
 from turnwire import json_codec
 from turnwire.delta import to_message
 from turnwire.v1 import conversation_service_pb2, events_pb2, items_pb2, responses_pb2
 
 ENDED = {"completed", "incomplete", "failed"}
 EVERYTHING = 'reasoning 3 ; text 4 ; refuse I would rather not ; call f {"a": 1} ; custom g x'
-
-
-@pytest.fixture
-def model() -> Gated:
-    return Gated()
-
-
-@pytest.fixture
-async def gated(model: Gated, tmp_path: Path) -> AsyncIterator[Server]:
-    async with serving(model, tmp_path) as started:
-        yield started
-
-
-@pytest.fixture
-async def chat(gated: Server, connect: Connect) -> AsyncIterator[Conversation]:
-    async with connect(gated, gated.alice) as client:
-        yield Conversation(client)
 
 
 def user(text: str) -> items_pb2.Item:
