@@ -72,7 +72,11 @@ class ModelCompactor:
         self._budget = budget
 
     async def compact(self, backend: Backend, conversation: Conversation) -> Compacted:
-        """Compact. Raises `ModelError` if the model writes nothing, or too much has to be kept."""
+        """Compact. Raises `ModelError` if the model server fails, or too much has to be kept.
+
+        A model that has nothing to say (a thinking one may not come to it) forgets as `RecentCompactor`
+        does: the conversation goes on, and is told that something was left out.
+        """
         if not conversation.older:
             return Compacted(conversation.recent, None)
         budget = self._budget.under(threshold(conversation.prompt.settings))
@@ -80,6 +84,9 @@ class ModelCompactor:
         kept = Excerpt(older, conversation.recent).newest(_is_users, budget.kept_bytes)
         _check_kept([*kept, *conversation.recent])
         text, finished = await _summary(backend, conversation.prompt, budget.summary_tokens)
+        if not text:
+            forgetful = await RecentCompactor(self._budget).compact(backend, conversation)
+            return Compacted(forgetful.items, finished)
         summary = text_message("developer", f"{_SUMMARY}\n\n{_quoted(text)}")
         return Compacted([summary, *kept, *conversation.recent], finished)
 
@@ -120,7 +127,7 @@ def compactor(spec: str, budget: Budget = _USUAL) -> Compactor:
 
 
 async def _summary(backend: Backend, prompt: Prompt, most_tokens: int) -> tuple[str, Finished]:
-    """Have the model sum a conversation up. Raises `ModelError` if nothing comes of it."""
+    """Have the model sum a conversation up; empty if nothing comes of it. Raises `ModelError`."""
     text, finished = "", None
     async with aclosing(backend.generate(_asking(prompt, most_tokens))) as batches:
         async for batch in batches:
@@ -130,8 +137,6 @@ async def _summary(backend: Backend, prompt: Prompt, most_tokens: int) -> tuple[
                 raise ModelError("server_error", "The model server ignores max_output_tokens.")
     if finished is None:
         raise ModelError("server_error", "The model server stopped in the middle.")
-    if not text.strip():
-        raise ModelError("server_error", "The model wrote no summary to compact with.")
     return text.strip(), finished
 
 

@@ -220,18 +220,33 @@ async def test_what_is_too_long_even_compacted_fails_before_a_model_is_asked() -
 
 @pytest.mark.parametrize(
     "batches",
-    [
-        [[FINISHED]],
-        [[Text(" \n"), FINISHED]],
-        [[ReasoningText("Hm."), FunctionCallBegins("f"), FINISHED]],
-        [[Text("All is")]],
-        [[Text("well " * 1000), FINISHED]],
-    ],
-    ids=["nothing", "white space", "no text", "cut off", "too much"],
+    [[[Text("All is")]], [[Text("well " * 1000), FINISHED]]],
+    ids=["cut off", "too much"],
 )
 async def test_what_is_no_summary_fails(batches: Sequence[Sequence[Produced]]) -> None:
     with pytest.raises(ModelError):
         await compacted(Conversation.whole(prompt(HI)), *batches, budget=Budget(summary_tokens=10))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [FINISHED],
+        [Text(" \n"), FINISHED],
+        [ReasoningText("Hm."), FunctionCallBegins("f"), FINISHED],
+    ],
+    ids=["nothing", "white space", "no text"],
+)
+async def test_a_model_that_has_nothing_to_say_forgets_and_says_so(
+    batch: Sequence[Produced],
+) -> None:
+    conversation = Conversation.whole(prompt(said("user", "x" * 4000), HI))
+    budget = Budget(kept_bytes=200)
+    asked_model = await ModelCompactor(budget).compact(Speaker(batch), conversation)
+    forgetful = await RecentCompactor(budget).compact(Speaker(), conversation)
+    assert asked_model.items == forgetful.items
+    assert len(forgetful.items) == 2
+    assert asked_model.finished == FINISHED
 
 
 async def test_a_model_that_writes_too_much_is_stopped() -> None:
