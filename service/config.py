@@ -125,7 +125,9 @@ class Config(BaseSettings):
     )
     connection_age_seconds: float = Field(3600.0, gt=0, description="a connection's longest life")
     connection_retirement_seconds: float = Field(
-        300.0, ge=0, description="this long before that it goes as soon as no turn runs"
+        300.0,
+        ge=0,
+        description="this long before that, or half that life, it goes as soon as no turn runs",
     )
     send_deadline_seconds: float = Field(10.0, gt=0, description="for a client to read")
     receive_deadline_seconds: float = Field(30.0, gt=0, description="for a message to arrive whole")
@@ -232,7 +234,7 @@ class Config(BaseSettings):
             connection=ConnectionLimits(
                 session=session,
                 age=self.connection_age_seconds,
-                retirement=self.connection_retirement_seconds,
+                retirement=min(self.connection_retirement_seconds, self.connection_age_seconds / 2),
                 cache_bytes=self.connection_cache_bytes,
             ),
             turn=TurnLimits(

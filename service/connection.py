@@ -128,7 +128,7 @@ class Connection:
         self._closed: float | None = None
         self._turns = 0
         self._retiring = False
-        until_retirement = max(limits.age - limits.retirement, limits.age / 2)
+        until_retirement = max(limits.age - limits.retirement, 0)
         jitter = 1 - random.random() * _JITTER  # noqa: S311  # no secret
         self._timer = asyncio.get_running_loop().call_later(until_retirement * jitter, self._retire)
         metrics.connections_open.inc()

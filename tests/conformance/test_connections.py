@@ -200,7 +200,7 @@ async def test_draining_cuts_what_takes_too_long_and_tells_its_client(
 async def impatient(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Server]:
     limits = EngineLimits(
         turn=TurnLimits(keepalive=0.02, stall=0.2),
-        connection=ConnectionLimits(session=SessionLimits(waiting=1), age=1.0),
+        connection=ConnectionLimits(session=SessionLimits(waiting=1), age=1.0, retirement=0.0),
     )
     async with serving(simulator, tmp_path, limits) as started:
         yield started
