@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
-from service.errors import ModelError, ModelFailed, NotFound, Overloaded, Refusal
+from service.errors import ModelError, ModelFailed, NotFound, Overloaded, RateLimited, Refusal
 from service.paging import Page, identified, page_of
 from service.session import Begin
 from service.turns.output import add_usage
@@ -26,6 +26,8 @@ from turnwire.v1 import session_service_pb2 as rpc
 
 _TOLD_AT_ONCE = 256
 """Events of a response that are told again before others have their turn."""
+_MOST_FOLLOWERS = 64
+"""Of one response: every event is told to all of them."""
 _ENDS_WITHIN = 30.0
 """Seconds for a response to be kept once it was told to end."""
 Forget = Callable[[str, str], None]
@@ -87,6 +89,8 @@ class Responses:
         """
         after = -1 if starting_after is None else starting_after
         if run := self._state.live.get(tenant, response_id):
+            if run.followers >= _MOST_FOLLOWERS:
+                raise RateLimited(f"{_MOST_FOLLOWERS} clients follow this response already.")
             return _followed(run, after)
         node = await self._stored(tenant, response_id)
         return _told(replay(node.response, node.trace, after))

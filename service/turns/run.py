@@ -50,6 +50,11 @@ class Run:
         return None if self._withheld else self.plan.request.input
 
     @property
+    def followers(self) -> int:
+        """How many follow the response without having asked for it."""
+        return len(self._followers)
+
+    @property
     def behind(self) -> bool:
         """Whether the client has so much left to read that it keeps its model waiting."""
         return self._caller.behind

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
 
 from service.engine import Engine
-from service.errors import NotFound, Refusal
+from service.errors import NotFound, RateLimited, Refusal
 from service.paging import Page
 from tests.conformance.clients import Connect
 from tests.conformance.conftest import Talk
@@ -105,6 +105,24 @@ async def test_who_comes_later_hears_what_was_said_and_what_is_said(
     async with asyncio.timeout(WAIT), aclosing(batches):
         followed += [to_message(event) async for batch in batches for event in batch]
     assert followed == heard
+
+
+@pytest.mark.rule("RV-2")
+async def test_no_more_than_some_follow_one_response(
+    chat: Conversation, gated: Server, model: Gated
+) -> None:
+    response_id = await begin(chat, "#sim text 3 ; stall 0 ; text 1")
+    async with AsyncExitStack() as following:
+        for _ in range(64):
+            batches = await gated.engine.responses.follow("alice", response_id, None)
+            await following.enter_async_context(aclosing(batches))
+            await anext(batches)
+        with pytest.raises(RateLimited):
+            await gated.engine.responses.follow("alice", response_id, None)
+    batches = await gated.engine.responses.follow("alice", response_id, None)
+    await batches.aclose()
+    model.gate.set()
+    assert (await chat.hear()).kinds[-1] == "completed"
 
 
 @pytest.mark.rule("RV-3", "SS-9")
