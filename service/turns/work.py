@@ -12,7 +12,7 @@ from service.backends import Produced, Prompt
 from service.compaction import Conversation, estimate
 from service.conversation import Rendered
 from service.errors import ModelError
-from service.moderation import Screening, moderation_json
+from service.moderation import moderation_json
 from service.turns.plan import Caller, Means, Plan, prompt_of
 from service.turns.silence import Silence
 from service.turns.turn import Turn
@@ -48,21 +48,16 @@ class Work:
     async def prepare(self, silence: Silence) -> Rendered | None:
         """Do for a warm-up all that can be done before generating."""
         del silence  # a warm-up says nothing
-        if self._plan.screening is None:
-            return await self._plan.backend.prepare(self._prompt())
-        return await self._screened(self._plan.screening, self._prepared)
+        return await self._screened(self._prepared)
 
     async def generate(self, silence: Silence) -> Rendered | None:
         """Generate. Raises `ModelError` if the model server fails."""
-        answer = functools.partial(self._answer, silence)
-        if self._plan.screening is None:
-            return await answer()
-        return await self._screened(self._plan.screening, answer)
+        return await self._screened(functools.partial(self._answer, silence))
 
-    async def _screened(
-        self, screening: Screening, work: Callable[[], Awaitable[Rendered | None]]
-    ) -> Rendered | None:
+    async def _screened(self, work: Callable[[], Awaitable[Rendered | None]]) -> Rendered | None:
         """Work while the input is screened, or after that where it may be withheld."""
+        if (screening := self._plan.screening) is None:
+            return await work()
         of_input = asyncio.ensure_future(screening.verdict(self._request.legible))
         try:
             if self.input_withheld:
