@@ -5,10 +5,8 @@ from collections.abc import Sequence
 
 from service.connection import Connection
 from service.errors import Ending, Overloaded, Refusal, SessionError
-from turnwire.delta import Delta, Event
+from turnwire.delta import Delta, Event, is_last
 from turnwire.v1 import events_pb2, responses_pb2
-
-_TERMINAL = {"completed", "failed", "incomplete", "error"}
 
 
 class Background:
@@ -55,7 +53,7 @@ class Background:
                 begun = responses_pb2.Response()
                 begun.CopyFrom(event.created.response)
                 self._begun.set_result(begun)
-        if event.WhichOneof("kind") in _TERMINAL:
+        if is_last(event):
             # Not now: the turn that says so is still to be counted.
             asyncio.get_running_loop().call_soon(self._close, Ending.GONE)
 

@@ -40,7 +40,7 @@ from turnwire.v1 import events_pb2
 _JITTER = 0.05
 """Connections that opened together do not all reconnect together."""
 _OLD = "This connection has reached its age limit. Reconnect and continue."
-_AWAY = "The server is going away. Reconnect and continue."
+GOING_AWAY = "The server is going away. Reconnect and continue."
 _CUT = ModelError("server_error", "The server is going away and could not wait for the response.")
 
 
@@ -154,7 +154,7 @@ class Connection:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sink.end(SessionError(Ending.DRAIN, _AWAY))
+        self._sink.end(SessionError(Ending.DRAIN, GOING_AWAY))
 
     async def finished(self) -> None:
         """Return when no turn runs or waits."""

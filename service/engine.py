@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from service.background import Background
 from service.compaction import Compactions, Compactor
 from service.compaction.compactors import ModelCompactor
-from service.connection import Connection, ConnectionLimits, Sink
+from service.connection import GOING_AWAY, Connection, ConnectionLimits, Sink
 from service.conversations import Conversations
 from service.conversations.tips import Tips
 from service.errors import Ending, Overloaded, RateLimited
@@ -33,7 +33,6 @@ from turnwire.v1 import session_service_pb2 as rpc
 _HOUSEKEEPING = 15.0
 """Seconds between two looks at what has become too old."""
 _BACKGROUND = "background"
-_DRAINING = "The server is going away. Reconnect and continue."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +149,7 @@ class Engine:
     def admit(self) -> None:
         """Let a change be made that is no connection's. Raises `Overloaded` while draining."""
         if self._draining:
-            raise Overloaded("server_is_overloaded", _DRAINING)
+            raise Overloaded("server_is_overloaded", GOING_AWAY)
 
     def refused(self, transport: str, status: int) -> None:
         """Count a request that a transport refused, or that was refused on no connection."""
@@ -174,7 +173,7 @@ class Engine:
         self._timer.cancel()
         self.metrics.draining.set(1)
         for connection in list(self._connections):
-            connection.leave(Ending.DRAIN, _DRAINING)
+            connection.leave(Ending.DRAIN, GOING_AWAY)
         try:
             async with asyncio.timeout(grace):
                 await self._empty.wait()
@@ -185,7 +184,7 @@ class Engine:
     def _check_not_draining(self, metrics: TransportMetrics) -> None:
         if self._draining:
             metrics.connected("draining")
-            raise Overloaded("server_is_overloaded", _DRAINING)
+            raise Overloaded("server_is_overloaded", GOING_AWAY)
 
     def _open(self, connection: Connection) -> Connection:
         connection.metrics.connected("accepted")

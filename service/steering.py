@@ -50,8 +50,7 @@ class Steering(NamedTuple):
         """The user messages."""
         if not self.event.HasField("input_text"):
             return self.event.input
-        message = items_pb2.Message(role="user", content_text=self.event.input_text)
-        return [items_pb2.Item(message=message)]
+        return [_as_said(self.event.input_text)]
 
     def accepted(self) -> events_pb2.ServerEvent:
         """Say that it is queued."""
@@ -123,8 +122,7 @@ def prepended(
     """Put steered input, in the order it came, before the input of a request."""
     own = list(create.input)
     if create.HasField("input_text"):
-        message = items_pb2.Message(role="user", content_text=create.input_text)
-        own = [items_pb2.Item(message=message)]
+        own = [_as_said(create.input_text)]
     create.ClearField("input_text")
     del create.input[:]
     for steering in steerings:
@@ -148,6 +146,11 @@ def _stub(item: items_pb2.Item) -> str:
         case _:
             return ""
     return orjson.dumps(stub).decode()
+
+
+def _as_said(text: str) -> items_pb2.Item:
+    """Return a user message that keeps a plain text as it came."""
+    return items_pb2.Item(message=items_pb2.Message(role="user", content_text=text))
 
 
 def _is_user_message(item: items_pb2.Item) -> bool:

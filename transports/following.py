@@ -6,16 +6,9 @@ from typing import Final
 
 from service.engine import Engine
 from service.errors import NotFound, Overloaded
-from turnwire.delta import Delta, Event
+from turnwire.delta import Event, is_last
 
-LAST: Final = frozenset({"completed", "failed", "incomplete", "error"})
-"""Kinds of events after which a response has no more."""
 _UNDER_WAY: Final = frozenset({"queued", "in_progress"})
-
-
-def is_last(event: Event) -> bool:
-    """Tell whether a response has no events after this one."""
-    return not isinstance(event, Delta) and event.WhichOneof("kind") in LAST
 
 
 async def follow(

@@ -12,10 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from service.errors import Ending, Overloaded, Refusal, SessionError
-from transports.following import is_last
 from transports.http_answer import Said, say
 from transports.large_answers import LargeAnswers
-from turnwire.delta import Delta, Event
+from turnwire.delta import Delta, Event, is_last
 from turnwire.v1 import events_pb2
 
 T = TypeVar("T")

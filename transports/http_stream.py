@@ -14,10 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import Ending, Failed, Refusal, SessionError
 from service.limits import Limits
-from transports.following import is_last
 from transports.http_exchange import Client, Exchange
 from transports.patience import Patience
-from turnwire.delta import Delta, Event, to_json
+from turnwire.delta import Delta, Event, is_last, to_json
 from turnwire.v1 import events_pb2
 
 _TYPE_AT: Final = len(b'{"type":"')  # the codec writes the type first

@@ -80,6 +80,15 @@ Event: TypeAlias = events_pb2.ServerEvent | Delta
 """A server event, in the form that suits it."""
 
 
+LAST: Final = frozenset({"completed", "failed", "incomplete", "error"})
+"""Kinds of events after which a response has no more."""
+
+
+def is_last(event: Event) -> bool:
+    """Tell whether a response has no events after this one."""
+    return not isinstance(event, Delta) and event.WhichOneof("kind") in LAST
+
+
 def to_message(event: Event) -> events_pb2.ServerEvent:
     """Return an event as a message."""
     return event.message() if isinstance(event, Delta) else event

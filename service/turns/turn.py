@@ -20,6 +20,7 @@ from service.backends import (
     Text,
 )
 from service.errors import ModelError
+from service.requests.calls import tie
 from service.turns.output import ITEM_OF, OpenItem, Stream, add_usage, compacting, terminal, told
 from service.turns.replay import replay
 from turnwire.delta import Delta, Event
@@ -29,7 +30,6 @@ Stop: TypeAlias = Literal["steered", "interrupted", "cancelled", "content_filter
 """Why a turn is ended before its model has finished."""
 
 _PREFIX = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
-_CALLS = {"function_call", "custom_tool_call"}
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why a response is incomplete, by why its model stopped."""
 
@@ -295,8 +295,10 @@ class Turn:
         self._stop_if_steered()
 
     def _stop_if_steered(self) -> None:
-        calls = any(item.WhichOneof("kind") in _CALLS for item in self.response.output)
-        if self._steered and not calls and self.finished is None:
+        if not self._steered or self.finished is not None:
+            return
+        ties = map(tie, self.response.output)
+        if not any(tied and not tied.answers for tied in ties):
             self.stopped = self.stopped or "steered"
 
     def _drop(self) -> None:
