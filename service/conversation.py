@@ -6,9 +6,9 @@ Continuing and forking are the same operation and cost the same, whatever the le
 of a conversation add are links of a chain of their own, which outlives a compaction.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from service.closed import opened_bytes
 from turnwire.v1 import items_pb2, responses_pb2, state_pb2
@@ -23,6 +23,12 @@ class Rendered(NamedTuple):
 
     data: bytes
     tokens: int
+    asks: bool = False
+    """Whether a user speaks in it: some models are not told the thoughts behind earlier answers."""
+
+
+Renderings: TypeAlias = Mapping[str, Rendered]
+"""What was rendered of the same items, by dialect."""
 
 
 class Link(Protocol):
@@ -50,7 +56,7 @@ class Segment:
         self,
         parent: "Segment | None",
         items: Iterable[items_pb2.Item],
-        rendered: dict[str, Rendered] | None = None,
+        rendered: Renderings | None = None,
     ) -> None:
         self.parent = parent
         held = items_pb2.Items(items=items)
@@ -61,7 +67,7 @@ class Segment:
         """Bytes that the sealed items among them open to."""
         self.length: int = len(self._items) + (parent.length if parent else 0)
         """Bytes of all items of the conversation up to here."""
-        self.rendered: dict[str, Rendered] = {} if rendered is None else rendered
+        self.rendered: dict[str, Rendered] = dict(rendered or {})
         """By dialect. Filled by the backend that renders it first; losing it costs time only."""
 
     @property

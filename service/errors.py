@@ -3,6 +3,7 @@
     Exception
     ├── Refusal       a request is refused; the client is told and the connection lives on
     ├── ModelError    a model server failed; the turn ends as response.failed
+    │   └── Unavailable   before it said anything, another one may be asked
     └── SessionError  the connection ends; `transports.status` says it in each transport's words
 
 Anything else that escapes is a defect.
@@ -153,6 +154,10 @@ class ModelError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class Unavailable(ModelError):
+    """A model server cannot be reached, is too busy, or broke off: another one may do better."""
 
 
 class Ending(enum.Enum):

@@ -7,9 +7,10 @@ iterates `generate` and closes it when the client is gone, which must stop the m
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
-from service.conversation import Rendered, Segment
+from service.conversation import Renderings, Segment
 from turnwire.v1 import items_pb2, responses_pb2
 
 
@@ -18,13 +19,16 @@ class Prompt:
     """What a model is to continue: sealed history, then what is new."""
 
     history: Sequence[Segment]
-    """Oldest first. `Segment.rendered[dialect]` holds what was rendered before; render what is missing."""
+    """Oldest first. `Segment.rendered` holds, by dialect, what was rendered before: a backend reads and
+    adds what is in its own dialects, named after form, model and template, never after a tenant."""
     input: Sequence[items_pb2.Item]
     """The new items of this turn, legible."""
     legible: Callable[[Sequence[items_pb2.Item]], Sequence[items_pb2.Item]]
     """Makes a segment's items what a model can be told: opens what was compacted."""
+    model: str
+    """What the model server calls the model."""
     settings: responses_pb2.Settings
-    """Model, instructions, sampling. What the client left open is the model server's choice."""
+    """Instructions, sampling. What the client left open is the model server's choice."""
     tools: Sequence[items_pb2.Tool]
     """What may be called: the request's tools, then those that the conversation added."""
     logprobs: bool
@@ -101,7 +105,7 @@ class Finished(NamedTuple):
     """Tokens of the input that the model server did not have to compute."""
     output_tokens: int
     reasoning_tokens: int = 0
-    rendered: Rendered | None = None
+    rendered: Renderings = MappingProxyType({})
     """This turn's input and output as the next turn's history, from sampled ids where there are any."""
 
 
@@ -119,6 +123,22 @@ Produced: TypeAlias = (
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a model server can do with a conversation that is kept for it."""
+
+    tokens_in: Literal["none", "completion", "chat"] = "none"
+    """Whether prompts are token ids: for a plain completion, or with the server's own parsers behind it."""
+    tokens_out: bool = False
+    """Whether it says which ids it sampled."""
+    parses: bool = True
+    """Whether it tells text, reasoning and calls apart; otherwise that is done here."""
+    hint: Literal["none", "slot", "salt", "header", "state"] = "none"
+    """How it is told where a conversation's cache is, and that tenants share none."""
+    abort: Literal["disconnect", "call"] = "disconnect"
+    """How it is told to stop."""
+
+
 class Backend(Protocol):
     """A model server."""
 
@@ -130,8 +150,8 @@ class Backend(Protocol):
         """The names of the models it serves."""
 
     @property
-    def dialect(self) -> str:
-        """The key of what it puts into `Segment.rendered`: model and template, never a tenant."""
+    def capabilities(self) -> Capabilities:
+        """What it can do; known once it has started."""
 
     async def start(self) -> None:
         """Get ready. Raises `ModelError` with a message for the operator if that cannot be."""
@@ -139,8 +159,15 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """Let go of everything."""
 
-    async def prepare(self, prompt: Prompt) -> Rendered | None:
+    async def check(self) -> None:
+        """Ask the model server whether it is well, in a second or two. Raises `ModelError` if not."""
+
+    async def prepare(self, prompt: Prompt) -> Renderings:
         """Do for a warm-up all that can be done before generating; return the input, rendered."""
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
-        """Generate. Raises `ModelError`. Closing the generator stops the model server's work."""
+        """Generate. Closing the generator stops the model server's work.
+
+        Raises `ModelError`, and `Unavailable` where another server of the same model may be asked
+        instead, provided that nothing was yielded yet.
+        """

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from service.errors import ModelError
+from service.errors import ModelError, Unavailable
 
 _READ_AHEAD = 1024 * 1024  # bytes of a body that may wait before the socket is left unread
 _KEEP = 4.0  # seconds; model servers close idle connections after 5
@@ -234,6 +234,6 @@ def _foreign_errors() -> Iterator[None]:
     except TimeoutError as error:
         raise ModelError("server_error", "The model server did not answer in time.") from error
     except OSError as error:
-        raise ModelError(
+        raise Unavailable(
             "server_error", "The model server cannot be reached, or broke off."
         ) from error

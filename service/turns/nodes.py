@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from service import ids
 from service.compaction import estimate
-from service.conversation import DurableNode, Node, Rendered, Segment
+from service.conversation import DurableNode, Node, Renderings, Segment
 from service.paging import identified
 from service.requests import diagnostics
 from service.requests.request import pending_calls
@@ -18,7 +18,7 @@ def node_of(
     plan: Plan,
     turn: Turn,
     said: Sequence[items_pb2.Item] | None,
-    rendered: Rendered | None,
+    rendered: Renderings,
 ) -> Node:
     """Return the node of a turn that added `said` as its input; None if that was withheld.
 
@@ -75,12 +75,11 @@ def _input_id(response_id: str, prefix: str, index: int) -> str:
     return ids.input_item_id(prefix, response_id, index)
 
 
-def _segment(plan: Plan, items: Sequence[items_pb2.Item], rendered: Rendered | None) -> Segment:
+def _segment(plan: Plan, items: Sequence[items_pb2.Item], rendered: Renderings) -> Segment:
     """Return the turn's segment. Whatever comes before a compaction is left behind."""
     parent = plan.request.parent
     anew = parent is None or any(item.HasField("compaction") for item in items)
-    renderings = {plan.backend.dialect: rendered} if rendered else None
-    return Segment(None if anew or parent is None else parent.segment, items, renderings)
+    return Segment(None if anew or parent is None else parent.segment, items, rendered)
 
 
 def _durable(node: Node, turn: Turn, *, continuable: bool) -> DurableNode:

@@ -54,6 +54,7 @@ def prompt_of(plan: Plan, means: Means, conversation: str) -> Prompt:
         history=request.parent.segment.path() if request.parent and continued else [],
         input=request.legible,
         legible=functools.partial(means.compactions.legible, plan.tenant),
+        model=request.settings.model,
         settings=request.settings,
         tools=request.tools,
         logprobs=request.wants_logprobs,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from service import ids
-from service.conversation import Node, Rendered
+from service.conversation import Node, Renderings
 from service.errors import ModelError
 from service.requests import diagnostics
 from service.requests.request import Request
@@ -130,7 +130,7 @@ class Run:
         self.turn.settle(int(time.time()))
         return node_of(self.plan, self.turn, self.said, rendered)
 
-    async def _until_stopped(self, work: Work) -> Rendered | None:
+    async def _until_stopped(self, work: Work) -> Renderings:
         self._working = asyncio.current_task()
         try:
             return await self._watched(
@@ -141,14 +141,14 @@ class Run:
                 raise
             self.deliver(self.turn.stop(self._stop))
             await work.conclude()
-            return None
+            return {}
         finally:
             self._working = None
             self._caller.settling(self.plan.stream_id)
 
     async def _watched(
-        self, work: Callable[[Silence], Awaitable[Rendered | None]]
-    ) -> Rendered | None:
+        self, work: Callable[[Silence], Awaitable[Renderings]]
+    ) -> Renderings:
         """Have the model server work for as long as it shows signs of life."""
         try:
             async with asyncio.timeout(None) as deadline:

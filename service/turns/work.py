@@ -10,7 +10,7 @@ from contextlib import aclosing
 from service import ids
 from service.backends import Produced, Prompt
 from service.compaction import Conversation, estimate
-from service.conversation import Rendered
+from service.conversation import Renderings
 from service.errors import ModelError
 from service.moderation import moderation_json
 from service.turns.plan import Caller, Means, Plan, prompt_of
@@ -45,16 +45,16 @@ class Work:
         self.input_withheld = plan.screening is not None and plan.screening.blocks_input
         """Whether the input did not pass its screening, or has not yet, and so never was said."""
 
-    async def prepare(self, silence: Silence) -> Rendered | None:
+    async def prepare(self, silence: Silence) -> Renderings:
         """Do for a warm-up all that can be done before generating."""
         del silence  # a warm-up says nothing
         return await self._screened(self._prepared)
 
-    async def generate(self, silence: Silence) -> Rendered | None:
+    async def generate(self, silence: Silence) -> Renderings:
         """Generate. Raises `ModelError` if the model server fails."""
         return await self._screened(functools.partial(self._answer, silence))
 
-    async def _screened(self, work: Callable[[], Awaitable[Rendered | None]]) -> Rendered | None:
+    async def _screened(self, work: Callable[[], Awaitable[Renderings]]) -> Renderings:
         """Work while the input is screened, or after that where it may be withheld."""
         if (screening := self._plan.screening) is None:
             return await work()
@@ -64,7 +64,7 @@ class Work:
                 self.input_withheld = not (await of_input).passes
             if self.input_withheld:
                 self._turn.stop("content_filter")
-            rendered = None if self.input_withheld else await work()
+            rendered: Renderings = {} if self.input_withheld else await work()
             await of_input
         finally:
             of_input.cancel()
@@ -78,24 +78,24 @@ class Work:
             of_output = await screening.verdict(self._said())
             self._turn.response.moderation_json = moderation_json(of_input, of_output)
 
-    async def _prepared(self) -> Rendered | None:
+    async def _prepared(self) -> Renderings:
         return await self._plan.backend.prepare(self._prompt())
 
-    async def _answer(self, silence: Silence) -> Rendered | None:
+    async def _answer(self, silence: Silence) -> Renderings:
         prompt = await self._compacted(self._prompt())
         if self._request.only_compacts or self._turn.over:
-            return None
+            return {}
         await self._pass_on(prompt, silence)
         await self._release()
         if (finished := self._turn.finished) is None and not self._turn.over:
             raise ModelError("server_error", "The model server stopped in the middle.")
         if finished is None:
-            return None
+            return {}
         metrics = self._caller.metrics
         metrics.cached_tokens.inc(finished.cached_tokens)
         metrics.computed_tokens.inc(finished.input_tokens - finished.cached_tokens)
         metrics.output_tokens.inc(finished.output_tokens)
-        return None if self._turn.over else finished.rendered
+        return {} if self._turn.over else finished.rendered
 
     async def _pass_on(self, prompt: Prompt, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""

@@ -22,6 +22,7 @@ def prompt(
         history=history,
         input=items,
         legible=partial((compactions or Compactions(Seal.ephemeral())).legible, TENANT),
+        model="simulator",
         settings=settings or responses_pb2.Settings(model="simulator"),
         tools=(),
         logprobs=False,

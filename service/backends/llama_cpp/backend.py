@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from service.backends import Produced, Prompt
+from service.backends import Capabilities, Produced, Prompt
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.constraints import constraint, name_constraint, text_constraint
 from service.backends.llama_cpp.generation import CALL_ENDS, Generation
@@ -29,7 +29,7 @@ from service.backends.llama_cpp.prompt import FixedParts, RenderedPrompt, Render
 from service.backends.llama_cpp.server import LlamaServer, Properties
 from service.backends.llama_cpp.slots import Owner, Slots
 from service.backends.tools import CallableTool, ToolChoice, one_call_only, tool_choice
-from service.conversation import Rendered
+from service.conversation import Renderings
 from service.errors import ModelError
 from turnwire.v1 import responses_pb2
 
@@ -56,6 +56,9 @@ class LlamaCpp:
     """A llama.cpp server whose model reads ChatML."""
 
     kind = "llama.cpp"
+    capabilities = Capabilities(
+        tokens_in="completion", tokens_out=True, parses=False, hint="slot"
+    )
 
     def __init__(
         self,
@@ -93,14 +96,18 @@ class LlamaCpp:
         """Let go of the connections."""
         self._server.close()
 
-    async def prepare(self, prompt: Prompt) -> Rendered | None:
+    async def check(self) -> None:
+        """Ask whether the model is loaded."""
+        await self._server.health()
+
+    async def prepare(self, prompt: Prompt) -> Renderings:
         """Render, and have the slot compute all that precedes the answer."""
         rendered = await self._rendered(prompt)
         tool_choice(prompt.settings, rendered.toolbox)
         if rendered.tokens:
             async with self._generation(prompt, rendered) as generation:
                 await generation.sample_unseen({"n_predict": 0})
-        return rendered.new
+        return {self.dialect: rendered.new}
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Render what is new, and answer in the conversation's slot."""
@@ -118,7 +125,7 @@ class LlamaCpp:
                 async for batch in answer:
                     yield batch
         generation.write(fixed.answer_closes)
-        yield [generation.finished()]
+        yield [generation.finished(self.dialect)]
 
     async def _rendered(self, prompt: Prompt) -> RenderedPrompt:
         """Render a prompt, shortened where that is needed and allowed. Raises `ModelError`."""

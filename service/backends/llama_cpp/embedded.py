@@ -13,9 +13,9 @@ from pathlib import Path
 
 import xllamacpp  # type: ignore[import-untyped]
 
-from service.backends import Produced, Prompt
+from service.backends import Capabilities, Produced, Prompt
 from service.backends.llama_cpp.backend import LlamaCpp
-from service.conversation import Rendered
+from service.conversation import Renderings
 from service.errors import ModelError
 
 _SILENT = -1
@@ -44,7 +44,8 @@ class EmbeddedModel:
 class Embedded:
     """A llama.cpp server in this process."""
 
-    kind = "llama.cpp"
+    kind = LlamaCpp.kind
+    capabilities = LlamaCpp.capabilities
 
     def __init__(self, model: EmbeddedModel) -> None:
         self._wanted = model
@@ -55,11 +56,6 @@ class Embedded:
     def models(self) -> Sequence[str]:
         """The one model that runs here."""
         return [self._wanted.name]
-
-    @property
-    def dialect(self) -> str:
-        """Token ids of this model."""
-        return self._backend.dialect
 
     async def start(self) -> None:
         """Load the model, in a thread: it takes about a second."""
@@ -78,7 +74,11 @@ class Embedded:
             await self._backend.stop()
             await asyncio.to_thread(self._unload)
 
-    async def prepare(self, prompt: Prompt) -> Rendered | None:
+    async def check(self) -> None:
+        """Ask whether the model answers."""
+        await self._backend.check()
+
+    async def prepare(self, prompt: Prompt) -> Renderings:
         """Render, and have the slot compute all that precedes the answer."""
         return await self._backend.prepare(prompt)
 

@@ -68,7 +68,7 @@ class Generation:
                 text += [part.text for part in batch if isinstance(part, Text)]
         return "".join(text)
 
-    def finished(self) -> Finished:
+    def finished(self, dialect: str) -> Finished:
         """Sum up."""
         turn = [self._prompt.new, *self._own]
         tokens = sum(part.tokens for part in turn)
@@ -77,7 +77,9 @@ class Generation:
             input_tokens=self._stops[0].input_tokens,
             cached_tokens=self._stops[0].cached_tokens,
             output_tokens=sum(stop.output_tokens for stop in self._stops),
-            rendered=Rendered(b",".join(part.data for part in turn if part.tokens), tokens),
+            rendered={
+                dialect: Rendered(b",".join(part.data for part in turn if part.tokens), tokens)
+            },
         )
 
     def _request(self) -> dict[str, Any]:

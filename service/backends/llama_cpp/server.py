@@ -65,6 +65,10 @@ class LlamaServer:
         except (LookupError, TypeError) as error:
             raise ModelError("server_error", "This is no llama.cpp server.") from error
 
+    async def health(self) -> None:
+        """Ask whether it can answer. Raises `ModelError`."""
+        await self._json("GET", "/health")
+
     async def special_token(self, text: str) -> int:
         """Return the id of a special token. Raises `ModelError` if the model has none such."""
         ids = await self._tokenize({"content": text})

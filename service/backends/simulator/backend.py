@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from service.backends import (
+    Capabilities,
     CustomCallBegins,
     Finished,
     FunctionCallBegins,
@@ -47,7 +48,7 @@ from service.backends.simulator.reading import (
 )
 from service.backends.simulator.script import Script, parse
 from service.backends.tools import Toolbox, one_call_only
-from service.conversation import Rendered
+from service.conversation import Rendered, Renderings
 from service.errors import ModelError
 
 _CONTROLS = (Stall, Slow, Fail)
@@ -72,7 +73,7 @@ class Simulator:
     """The simulated model server, with a prefix cache like that of real ones."""
 
     kind = "simulator"
-    dialect = DIALECT
+    capabilities = Capabilities()
 
     def __init__(
         self,
@@ -102,12 +103,15 @@ class Simulator:
     async def stop(self) -> None:
         """Nothing is held."""
 
-    async def prepare(self, prompt: Prompt) -> Rendered:
+    async def check(self) -> None:
+        """It is always well."""
+
+    async def prepare(self, prompt: Prompt) -> Renderings:
         """Compute the prompt, so that the turn that continues it finds it cached."""
         prompted = self._told(prompt)
         reading = self._read(prompt, prompted)
         await _pause(self._speed.prefill * reading.uncached)
-        return prompted.new
+        return {DIALECT: prompted.new}
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Generate what the prompt asks for. Raises `ModelError` where it is told to fail."""
@@ -181,7 +185,7 @@ class Simulator:
             cached_tokens=reading.cached,
             output_tokens=sum(isinstance(act, TOKENS) for act in spoken),
             reasoning_tokens=sum(isinstance(act, THOUGHTS) for act in spoken),
-            rendered=Rendered(new.data + said.data, new.tokens + said.tokens),
+            rendered={DIALECT: Rendered(new.data + said.data, new.tokens + said.tokens)},
         )
 
 

@@ -15,7 +15,7 @@ from service.backends.simulator.backend import Simulator
 from service.cache import Bounds, NodeCache, SegmentCache
 from service.compaction import Compacted, Conversation
 from service.connection import Connection
-from service.conversation import DurableNode, Rendered
+from service.conversation import DurableNode, Renderings
 from service.engine import Engine, EngineLimits, Policies, Stores
 from service.errors import Ending, NotFound, SessionError
 from service.metrics import Metrics
@@ -55,7 +55,7 @@ class Staged(Simulator):
         super().__init__()
         self._gate = gate
 
-    async def prepare(self, prompt: Prompt) -> Rendered:
+    async def prepare(self, prompt: Prompt) -> Renderings:
         await self._gate.at("preparing")
         return await super().prepare(prompt)
 
@@ -117,9 +117,9 @@ class World:
 
     connection: Connection
 
-    def __init__(self, stage: str, backend: Backend | None = None) -> None:
+    def __init__(self, stage: str, make: Callable[[Gate], Backend]) -> None:
         self.gate = Gate(stage)
-        self.backend = backend or Staged(self.gate)
+        self.backend = make(self.gate)
         bounds = Bounds(budget=1 << 24)
         self.store = Slow(NodeCache(bounds, time.monotonic), self.gate)
         conversations = MemoryConversations(SegmentCache(bounds, time.monotonic))
@@ -202,8 +202,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(stage: str, backend: Backend | None = None) -> AsyncIterator[World]:
-    opened = World(stage, backend)
+async def world(
+    stage: str, make: Callable[[Gate], Backend] = Staged
+) -> AsyncIterator[World]:
+    opened = World(stage, make)
     opened.connection = opened.engine.connect("alice", "test", opened)
     try:
         yield opened
@@ -540,7 +542,7 @@ class Nonsense(Simulator):
 
 @pytest.mark.rule("EV-1", "EV-12")
 async def test_a_batch_that_makes_no_sense_leaves_no_gap() -> None:
-    async with world("", Nonsense()) as place:
+    async with world("", lambda _: Nonsense()) as place:
         place.send(input=SAID)
         told = await place.hear("failed")
         assert_ordered(told)
@@ -557,9 +559,7 @@ async def test_a_model_that_fails_as_it_is_stopped_ends_the_turn_once(stage: str
             except asyncio.CancelledError:
                 raise OSError("the connection to the model server is gone") from None
 
-    async with world(stage) as place:
-        backend = Failing(place.gate)
-        place.engine._router._backends["simulator"] = backend
+    async with world(stage, Failing) as place:
         place.send(**REQUESTS[stage])
         response_id = await place.reached()
         place.send(type="response.interrupt", response_id=response_id)

@@ -106,6 +106,7 @@ def prompt(
         history=history,
         input=items,
         legible=legible,
+        model="",
         settings=responses_pb2.Settings(**settings),
         tools=settings.get("tools", ()),
         logprobs="top_logprobs" in settings,
@@ -123,6 +124,6 @@ async def converse(backend: Backend, prompt: Prompt) -> Turn:
             produced += batch
     last = produced[-1]
     assert isinstance(last, Finished)
-    assert last.rendered is not None
-    segment = Segment(None, list(prompt.input), {backend.dialect: last.rendered})
+    assert last.rendered
+    segment = Segment(None, list(prompt.input), last.rendered)
     return Turn(produced, segment)

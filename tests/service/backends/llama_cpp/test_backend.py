@@ -38,7 +38,8 @@ def ids(rendered: Rendered | None) -> list[int]:
 
 
 async def rendering(llama: LlamaCpp, items: Sequence[items_pb2.Item]) -> list[int]:
-    return ids(await llama.prepare(prompt(*items, conversation="rendering")))
+    rendered = await llama.prepare(prompt(*items, conversation="rendering"))
+    return ids(rendered[llama.dialect])
 
 
 async def test_text_is_streamed_and_summed_up_at_the_end(llama: LlamaCpp) -> None:
@@ -108,12 +109,11 @@ async def test_text_that_looks_like_a_special_token_stays_text(llama: LlamaCpp) 
 async def test_a_warm_up_leaves_only_the_answer_to_compute(llama: LlamaCpp) -> None:
     warm = prompt(user("warm " * 30), conversation="warm", instructions="Be brief.")
     rendered = await llama.prepare(warm)
-    assert rendered is not None
-    segment = Segment(None, list(warm.input), {llama.dialect: rendered})
+    segment = Segment(None, list(warm.input), rendered)
     turn = await converse(
         llama, prompt(history=[segment], conversation="warm", instructions="Be brief.")
     )
-    assert turn.finished.cached_tokens >= rendered.tokens
+    assert turn.finished.cached_tokens >= rendered[llama.dialect].tokens
 
 
 @pytest.mark.parametrize("tools", [[WEATHER], [WEATHER, CLOCK]], ids=["one", "two"])

@@ -55,9 +55,7 @@ async def generate(
     async for batch in generation.sample(options, FreeReader(TOOLS.tools, Held())):
         produced += batch
     server.close()
-    rendered = generation.finished().rendered
-    assert rendered is not None
-    return joined(produced), rendered
+    return joined(produced), generation.finished("ids").rendered["ids"]
 
 
 def server_at(address: LlamaAddress) -> LlamaServer:

@@ -61,6 +61,7 @@ def prompt(
         history=history,
         input=items,
         legible=legible,
+        model=settings.model,
         settings=settings,
         tools=settings.tools,
         logprobs=settings.HasField("top_logprobs"),
@@ -232,7 +233,7 @@ async def test_a_turn_that_continues_computes_only_what_is_new() -> None:
     simulator = Simulator()
     first = finished(await produced(simulator, prompt(user("one two three four"))))
     assert first.rendered
-    segment = Segment(None, [], {"simulator": first.rendered})
+    segment = Segment(None, [], first.rendered)
     second = finished(await produced(simulator, prompt(user("five"), history=[segment])))
     assert first.cached_tokens == 0
     assert second.cached_tokens == second.input_tokens - len("<user>five\n") // 4 - 1
@@ -245,7 +246,7 @@ async def test_a_conversation_sent_again_in_full_is_as_much_cached() -> None:
     assert first.rendered
     resent = [user("#sim text 3"), assistant("every turn carries")]
     again = finished(await produced(simulator, prompt(*resent, user("five"))))
-    assert again.cached_tokens >= first.rendered.tokens
+    assert again.cached_tokens >= first.rendered["simulator"].tokens
 
 
 async def test_a_chain_sent_again_in_full_is_as_much_cached_as_the_chain_itself() -> None:
@@ -256,7 +257,7 @@ async def test_a_chain_sent_again_in_full_is_as_much_cached_as_the_chain_itself(
         asked = [user(f"{number} and a note"), user("#sim text 3")]
         turn = finished(await produced(simulator, prompt(*asked, history=history)))
         assert turn.rendered
-        history.append(Segment(None, [], {"simulator": turn.rendered}))
+        history.append(Segment(None, [], turn.rendered))
         items += [*asked, assistant("every turn carries")]
     chained = finished(await produced(simulator, prompt(user("go"), history=history)))
     resent = finished(await produced(simulator, prompt(*items, user("go on"))))
@@ -293,9 +294,9 @@ async def test_a_warm_up_computes_its_input_for_the_turn_after_it() -> None:
     simulator = Simulator()
     warm = await simulator.prepare(prompt(user("context"), user("and more"), output("of it")))
     before = simulator.prefilled_tokens
-    segment = Segment(None, [], {"simulator": warm})
+    segment = Segment(None, [], warm)
     turn = finished(await produced(simulator, prompt(user("go"), history=[segment])))
-    assert turn.cached_tokens >= warm.tokens
+    assert turn.cached_tokens >= warm["simulator"].tokens
     assert simulator.prefilled_tokens - before == turn.input_tokens - turn.cached_tokens
 
 
@@ -313,7 +314,7 @@ async def test_a_turn_reads_the_same_rendered_and_rebuilt_from_its_items() -> No
     ]
     rebuilt = Segment(None, items)
     await produced(Simulator(), prompt(user("next"), history=[rebuilt]))
-    assert rebuilt.rendered["simulator"] == finished(pieces).rendered
+    assert rebuilt.rendered == finished(pieces).rendered
 
 
 SCHEMA = {
@@ -446,7 +447,7 @@ async def answered(simulator: Simulator, asked: Prompt) -> Segment:
     last = finished(pieces)
     assert last.rendered
     items = [*asked.input, assistant(said(pieces, Text))]
-    return Segment(None, items, {"simulator": last.rendered})
+    return Segment(None, items, last.rendered)
 
 
 def auto(**settings: Any) -> responses_pb2.Settings:
@@ -555,7 +556,7 @@ async def test_tools_of_namespaces_are_called_and_remembered() -> None:
     ]
     rebuilt = Segment(None, items)
     await produced(Simulator(), prompt(user("next"), history=[rebuilt]))
-    assert rebuilt.rendered["simulator"] == finished(pieces).rendered
+    assert rebuilt.rendered == finished(pieces).rendered
 
 
 async def test_it_says_which_tools_it_was_told_of() -> None:
