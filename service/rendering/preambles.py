@@ -1,0 +1,102 @@
+"""What stands before the first turn: instructions and tools, which clients resend every turn.
+
+They are recognised by their content and shared by all conversations that have the same.
+"""
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from service.backends import Prompt
+from service.backends.messages import ChatMessage, messages_of, only_text
+from service.backends.tools import Toolbox
+from service.conversation import Rendered
+from service.errors import ModelError
+from service.rendering import Opening
+from turnwire.v1 import responses_pb2
+
+_KEPT_BYTES = 16 * 1024 * 1024
+_OVERHEAD = 2048  # bytes: what a preamble weighs in Python beyond its ids and its tools
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """Instructions and tools."""
+
+    toolbox: Toolbox
+    opening: Opening
+    ids: Rendered
+    answer_opens: Rendered
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, roughly: the ids, and the tools and texts that they render."""
+        return _OVERHEAD + 6 * len(self.ids.data)
+
+
+class Preambles:
+    """The preambles met last, least recently used out first."""
+
+    def __init__(self, budget: int = _KEPT_BYTES) -> None:
+        self._budget = budget
+        self._kept: OrderedDict[bytes, Preamble] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> Preamble | None:
+        """Return a preamble, and keep it longer for having been asked for."""
+        if preamble := self._kept.get(key):
+            self._kept.move_to_end(key)
+        return preamble
+
+    def drop(self, key: bytes) -> None:
+        """Let go of a preamble."""
+        if preamble := self._kept.pop(key, None):
+            self._bytes -= preamble.weight
+
+    def put(self, key: bytes, preamble: Preamble) -> Preamble:
+        """Keep a preamble within the budget, and return it."""
+        if key not in self._kept:
+            self._kept[key] = preamble
+            self._bytes += preamble.weight
+        while self._bytes > self._budget:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.weight
+        return preamble
+
+
+def key_of(prompt: Prompt) -> bytes:
+    """Return what tells preambles apart. Raises `ModelError`."""
+    settings = prompt.settings
+    told = responses_pb2.Settings(
+        instructions=settings.instructions,
+        instruction_items=settings.instruction_items,
+        tools=prompt.tools,
+        reasoning=settings.reasoning,
+    )
+    digest = hashlib.blake2b(told.SerializeToString(deterministic=True), digest_size=16)
+    digest.update(orjson.dumps(_options(prompt), option=orjson.OPT_SORT_KEYS))
+    return digest.digest()
+
+
+def opening_of(prompt: Prompt, toolbox: Toolbox) -> Opening:
+    """Return what stands before a prompt's first turn. Raises `ModelError`."""
+    messages: list[ChatMessage] = []
+    if prompt.settings.instructions:
+        messages.append({"role": "system", "content": prompt.settings.instructions})
+    messages += messages_of(prompt.settings.instruction_items, toolbox)
+    tools = [orjson.loads(tool.signature) for tool in toolbox.tools.values()]
+    return Opening(only_text(messages), tools, _options(prompt))
+
+
+def _options(prompt: Prompt) -> dict[str, Any]:
+    """Return what templates are told beside messages and tools."""
+    options: dict[str, Any] = {}
+    if effort := prompt.settings.reasoning.effort:
+        options = {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    given = orjson.loads(prompt.extra_json or "{}").get("chat_template_kwargs") or {}
+    if not isinstance(given, dict):
+        raise ModelError("invalid_prompt", "'chat_template_kwargs' must be an object.")
+    return {**options, **given}
