@@ -7,7 +7,6 @@ from service import ids
 from service.compaction import estimate
 from service.conversation import DurableNode, Node, Renderings, Segment
 from service.paging import identified
-from service.requests import diagnostics
 from service.requests.request import pending_calls
 from service.turns.plan import Plan
 from service.turns.turn import Turn
@@ -42,7 +41,7 @@ def node_of(
         pending_calls=pending_calls(pending, response.output),
         tools=tools,
         tokens=_tokens(plan, turn, said),
-        fingerprint=diagnostics.fingerprint(request.settings, request.tools),
+        fingerprint=plan.fingerprint,
     )
     return (
         _durable(node, turn, continuable=response.status != "cancelled") if request.store else node

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from service.backends import Backend, Prompt
 from service.compaction import Compactions, Compactor
-from service.conversation import Node
+from service.conversation import Fingerprint, Node
 from service.conversations import Joined
 from service.errors import ModelError
 from service.limits import TurnLimits
 from service.metrics import TransportMetrics
 from service.moderation import Screening
+from service.requests import diagnostics
 from service.requests.request import Request
 from turnwire.delta import Event
 
@@ -29,7 +30,7 @@ class Means:
     limits: TurnLimits
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: the fingerprint is kept beside the fields
 class Plan:
     """What one turn is to do."""
 
@@ -44,6 +45,22 @@ class Plan:
     """The response whose prompt this one's is to be compared with."""
     joined: Joined | None
     """The conversation that it is made in, held for it."""
+
+    @functools.cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What the prompt depends on beside its items."""
+        return diagnostics.fingerprint(self.request.settings, self.request.tools)
+
+    @property
+    def expects_cached(self) -> int:
+        """How many tokens of the prompt the model server has computed before, for the turn it continues.
+
+        Of what it sampled last it has not computed anything yet.
+        """
+        parent = self.request.parent
+        if parent is None or self.request.begins_anew or parent.fingerprint != self.fingerprint:
+            return 0
+        return max(0, parent.tokens - 1)
 
 
 def prompt_of(plan: Plan, means: Means, conversation: str) -> Prompt:

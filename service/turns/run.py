@@ -167,7 +167,7 @@ class Run:
             plan.compared,
             request.parent,
             request.input,
-            diagnostics.fingerprint(request.settings, request.tools),
+            plan.fingerprint,
             self._legible,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from service import ids
-from service.backends import Produced, Prompt
+from service.backends import Finished, Produced, Prompt
 from service.compaction import Conversation, estimate
 from service.conversation import Renderings
 from service.errors import ModelError
@@ -91,11 +91,18 @@ class Work:
             raise ModelError("server_error", "The model server stopped in the middle.")
         if finished is None:
             return {}
-        metrics = self._caller.metrics
-        metrics.cached_tokens.inc(finished.cached_tokens)
-        metrics.computed_tokens.inc(finished.input_tokens - finished.cached_tokens)
-        metrics.output_tokens.inc(finished.output_tokens)
+        self._count(finished)
         return {} if self._turn.over else finished.rendered
+
+    def _count(self, finished: Finished) -> None:
+        """Count a run of the model. What it computed again shows that it lost its cache, or its way."""
+        metrics = self._caller.metrics
+        uncached = finished.input_tokens - finished.cached_tokens
+        again = min(uncached, max(0, self._plan.expects_cached - finished.cached_tokens))
+        metrics.cached_tokens.inc(finished.cached_tokens)
+        metrics.recomputed_tokens.inc(again)
+        metrics.computed_tokens.inc(uncached - again)
+        metrics.output_tokens.inc(finished.output_tokens)
 
     async def _pass_on(self, prompt: Prompt, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""
