@@ -28,6 +28,7 @@ from service.backends.llama_cpp.output import (
 from service.backends.llama_cpp.prompt import FixedParts, RenderedPrompt, Renderer
 from service.backends.llama_cpp.server import LlamaServer, Properties
 from service.backends.llama_cpp.slots import Owner, Slots
+from service.backends.llama_cpp.spill import Spill
 from service.backends.tools import CallableTool, ToolChoice, one_call_only, tool_choice
 from service.conversation import Renderings
 from service.errors import ModelError
@@ -56,9 +57,7 @@ class LlamaCpp:
     """A llama.cpp server whose model reads ChatML."""
 
     kind = "llama.cpp"
-    capabilities = Capabilities(
-        tokens_in="completion", tokens_out=True, parses=False, hint="slot"
-    )
+    capabilities = Capabilities(tokens_in="completion", tokens_out=True, parses=False, hint="slot")
 
     def __init__(
         self,
@@ -67,12 +66,17 @@ class LlamaCpp:
         *,
         defaults: Mapping[str, Any] | None = None,
         deadlines: Deadlines | None = None,
+        spilled: int = 0,
     ) -> None:
-        """`defaults` are llama.cpp's parameters for requests that do not set them."""
+        """`defaults` are llama.cpp's parameters for requests that do not set them.
+
+        So many conversations are `spilled` to files of the server's when others take their slots.
+        """
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._deadlines = deadlines or Deadlines()
         self._server = LlamaServer(HttpClient(url, headers, self._deadlines), self._deadlines)
         self._defaults = defaults or {}
+        self._spilled = spilled
         self._model: _Model
 
     @property
@@ -89,7 +93,8 @@ class LlamaCpp:
         """Ask the server what it is and which model it has."""
         properties = await self._server.properties()
         renderer = await Renderer.of(self._server, properties.fingerprint)
-        slots = Slots(properties.slots, self._deadlines.slot)
+        saved = Spill(self._server, self._spilled) if self._spilled else None
+        slots = Slots(properties.slots, self._deadlines.slot, saved)
         self._model = _Model(properties, renderer, slots)
 
     async def stop(self) -> None:

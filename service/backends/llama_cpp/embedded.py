@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xllamacpp  # type: ignore[import-untyped]
 
-from service.backends import Capabilities, Produced, Prompt
+from service.backends import Produced, Prompt
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Renderings
 from service.errors import ModelError
@@ -39,6 +39,10 @@ class EmbeddedModel:
     """How much llama.cpp writes to stderr: nothing by default, 3 is what its own server writes."""
     defaults: Mapping[str, float] = field(default_factory=dict)
     """Sampling parameters for requests that set none."""
+    spilled: int = 0
+    """How many conversations are saved when others take their slots, below `spill_directory`."""
+    spill_directory: Path | None = None
+    """A private directory, in memory as a rule: what was said can be computed from what stands there."""
 
 
 class Embedded:
@@ -65,7 +69,11 @@ class Embedded:
         except RuntimeError as error:
             raise ModelError("server_error", f"{self._wanted.weights} cannot be loaded.") from error
         self._server = server
-        self._backend = LlamaCpp(server.listening_address, key, defaults=self._wanted.defaults)
+        wanted = self._wanted
+        spilled = wanted.spilled if wanted.spill_directory else 0
+        self._backend = LlamaCpp(
+            server.listening_address, key, defaults=wanted.defaults, spilled=spilled
+        )
         await self._backend.start()
 
     async def stop(self) -> None:
@@ -100,6 +108,8 @@ def _serve(model: EmbeddedModel, key: str) -> xllamacpp.Server:
     params.api_keys = [key]
     params.ui = False
     params.endpoint_slots = True
+    if model.spill_directory:
+        params.slot_save_path = f"{model.spill_directory}{os.sep}"
     params.n_ctx = model.context
     params.n_parallel = model.slots
     params.cache_ram_mib = 0  # a cache beside the slots, which knows no tenants

@@ -69,6 +69,14 @@ class LlamaServer:
         """Ask whether it can answer. Raises `ModelError`."""
         await self._json("GET", "/health")
 
+    async def save_slot(self, slot: int, name: str) -> None:
+        """Write what a slot holds to a file of the server's. Raises `ModelError`."""
+        await self._json("POST", f"/slots/{slot}?action=save", {"filename": name})
+
+    async def restore_slot(self, slot: int, name: str) -> None:
+        """Read a file of the server's into a slot. Raises `ModelError`."""
+        await self._json("POST", f"/slots/{slot}?action=restore", {"filename": name})
+
     async def special_token(self, text: str) -> int:
         """Return the id of a special token. Raises `ModelError` if the model has none such."""
         ids = await self._tokenize({"content": text})

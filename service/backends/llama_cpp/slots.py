@@ -1,14 +1,15 @@
 """Which conversation is in which slot of a llama.cpp server.
 
 A slot is a sequence of tokens whose keys and values the server holds. A conversation goes back to
-the slot it was in; otherwise it takes the one that was used longest ago.
+the slot it was in; otherwise it takes the one that was used longest ago, and finds there what was
+saved of it, if anything was.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from service.errors import ModelError
 
@@ -31,13 +32,36 @@ class Lease:
     """Whether the slot is known to hold the leaseholder's tokens, and nobody else's."""
 
 
+class Saved(Protocol):
+    """Where conversations are kept that lost their slot."""
+
+    async def save(self, slot: int, owner: Owner) -> None:
+        """Save a conversation that is about to lose its slot."""
+
+    async def restore(self, slot: int, owner: Owner) -> bool:
+        """Bring a conversation back into a slot; tell whether it is there."""
+
+
+class Nowhere:
+    """Conversations that lose their slot are computed again."""
+
+    async def save(self, slot: int, owner: Owner) -> None:
+        """Save nothing."""
+
+    async def restore(self, slot: int, owner: Owner) -> bool:
+        """Nothing was saved."""
+        del slot, owner
+        return False
+
+
 class Slots:
     """The slots of one server, each leased to one generation at a time."""
 
-    def __init__(self, count: int, deadline: float) -> None:
+    def __init__(self, count: int, deadline: float, saved: Saved | None = None) -> None:
         self._idle: dict[int, Owner | None] = dict.fromkeys(range(count))  # longest unused first
         self._free = asyncio.Semaphore(count)  # as many as are idle; it keeps the line
         self._deadline = deadline
+        self._saved = saved or Nowhere()
 
     @asynccontextmanager
     async def lease(self, owner: Owner) -> AsyncGenerator[Lease]:
@@ -47,6 +71,8 @@ class Slots:
         before = self._idle.pop(slot)
         lease = Lease(slot, reuse=before is not None and before.tenant == owner.tenant)
         try:
+            if before != owner:
+                await self._exchange(lease, before, owner)
             yield lease
         finally:
             self._idle[slot] = owner if lease.filled or lease.reuse else None  # nobody knows whose
@@ -58,6 +84,13 @@ class Slots:
                 await self._free.acquire()
         except TimeoutError as error:
             raise ModelError("rate_limit_exceeded", "The model is busy; try again.") from error
+
+    async def _exchange(self, lease: Lease, before: Owner | None, owner: Owner) -> None:
+        """Save what the slot holds, and restore what was saved of its new owner."""
+        reuse, lease.reuse = lease.reuse, False  # should this be given up halfway
+        if before is not None:
+            await self._saved.save(lease.slot, before)
+        lease.reuse = await self._saved.restore(lease.slot, owner) or reuse
 
     def _choose(self, owner: Owner) -> int:
         own = (slot for slot, last in reversed(self._idle.items()) if last == owner)
