@@ -34,6 +34,7 @@ class RenderedPrompt(NamedTuple):
     """A prompt in token ids."""
 
     toolbox: Toolbox
+    opening: Opening
     told: Sequence[Rendered]
     """All that the model is told, up to where it answers: preamble, turns, new input, answer's opening."""
     new: Sequence[Rendered]
@@ -110,6 +111,13 @@ class Renderer:
         key = self._shelf.key_in(Cycle.OPEN) if changes else self.dialect
         return {key: joined(self.encoding, [*prompt.new, answer])}
 
+    def warmed(self, prompt: RenderedPrompt) -> Renderings:
+        """Return the input of a turn as the next turn's history, where it was not answered."""
+        if not prompt.new:
+            return self.answered(prompt, (), thought=False)
+        key = self._shelf.key_in(Cycle.OPEN) if prompt.changes else self.dialect
+        return {key: prompt.new[0]}
+
     async def _preamble(self, prompt: Prompt) -> Preamble:
         key = key_of(prompt)
         if preamble := self._preambles.get(key):
@@ -135,7 +143,11 @@ class Renderer:
         ]
         opens = preamble.answer_opens
         rendered = RenderedPrompt(
-            preamble.toolbox, [preamble.ids, *told, opens], [told[-1], opens], missing[-1].changes
+            preamble.toolbox,
+            preamble.opening,
+            [preamble.ids, *told, opens],
+            [told[-1], opens],
+            missing[-1].changes,
         )
         if not self._proof.due():
             return rendered
@@ -179,7 +191,8 @@ class Renderer:
         """Render a whole conversation."""
         size = sum(len(message["content"]) for message in messages)
         whole = await _aside(size, lambda: self._template.whole(preamble.opening, messages))
-        return RenderedPrompt(preamble.toolbox, await self._encoded([whole]), [], changes=False)
+        told = await self._encoded([whole])
+        return RenderedPrompt(preamble.toolbox, preamble.opening, told, [], changes=False)
 
     async def _proven(
         self, prompt: Prompt, preamble: Preamble, turns: Turns, rendered: RenderedPrompt

@@ -5,7 +5,6 @@ next prompt is old ids joined as bytes, followed by what is new. That is what th
 slot holds, so the server computes the new tokens only.
 """
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
@@ -15,23 +14,21 @@ import orjson
 from service.backends import Capabilities, Produced, Prompt
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.constraints import constraint, name_constraint, text_constraint
-from service.backends.llama_cpp.generation import CALL_ENDS, Generation
-from service.backends.llama_cpp.held import Held, ScoredHeld
-from service.backends.llama_cpp.output import (
-    FreeReader,
-    JsonReader,
-    ScoredTextReader,
-    TextReader,
-    call_begins,
-    call_reader,
-)
-from service.backends.llama_cpp.prompt import FixedParts, RenderedPrompt, Renderer
+from service.backends.llama_cpp.format import LlamaFormat, format_of
+from service.backends.llama_cpp.generation import Generation
 from service.backends.llama_cpp.server import LlamaServer, Properties
 from service.backends.llama_cpp.slots import Owner, Slots
 from service.backends.llama_cpp.spill import Spill
 from service.backends.tools import CallableTool, ToolChoice, one_call_only, tool_choice
 from service.conversation import Renderings
 from service.errors import ModelError
+from service.parsing.answers import reader_of
+from service.parsing.calls import call_begins, call_reader
+from service.parsing.forcing import call_end, forced_call
+from service.parsing.free import thinking
+from service.rendering.encodings import Decimal
+from service.rendering.proof import Proof
+from service.rendering.renderer import RenderedPrompt, Renderer
 from turnwire.v1 import responses_pb2
 
 _NAME_TOKENS = 256  # for a tool's name, whatever the limit on output: its grammar ends it
@@ -49,12 +46,21 @@ _SAMPLING = {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
 
 class _Model(NamedTuple):
     properties: Properties
+    format: LlamaFormat
     renderer: Renderer
     slots: Slots
 
 
+class _Turn(NamedTuple):
+    prompt: Prompt
+    rendered: RenderedPrompt
+    choice: ToolChoice
+    opened: str
+    """The text that makes the model answer: it may have begun a thought."""
+
+
 class LlamaCpp:
-    """A llama.cpp server whose model reads ChatML."""
+    """A llama.cpp server."""
 
     kind = "llama.cpp"
     capabilities = Capabilities(tokens_in="completion", tokens_out=True, parses=False, hint="slot")
@@ -66,6 +72,7 @@ class LlamaCpp:
         *,
         defaults: Mapping[str, Any] | None = None,
         deadlines: Deadlines | None = None,
+        proof: Proof | None = None,
         spilled: int = 0,
     ) -> None:
         """`defaults` are llama.cpp's parameters for requests that do not set them.
@@ -76,6 +83,7 @@ class LlamaCpp:
         self._deadlines = deadlines or Deadlines()
         self._server = LlamaServer(HttpClient(url, headers, self._deadlines), self._deadlines)
         self._defaults = defaults or {}
+        self._proof = proof or Proof.never()
         self._spilled = spilled
         self._model: _Model
 
@@ -92,10 +100,11 @@ class LlamaCpp:
     async def start(self) -> None:
         """Ask the server what it is and which model it has."""
         properties = await self._server.properties()
-        renderer = await Renderer.of(self._server, properties.fingerprint)
+        found = await format_of(self._server, properties)
+        renderer = Renderer(found.template, found.tokenizer, Decimal(), self._proof)
         saved = Spill(self._server, self._spilled) if self._spilled else None
         slots = Slots(properties.slots, self._deadlines.slot, saved)
-        self._model = _Model(properties, renderer, slots)
+        self._model = _Model(properties, found, renderer, slots)
 
     async def stop(self) -> None:
         """Let go of the connections."""
@@ -107,113 +116,102 @@ class LlamaCpp:
 
     async def prepare(self, prompt: Prompt) -> Renderings:
         """Render, and have the slot compute all that precedes the answer."""
-        rendered = await self._rendered(prompt)
-        tool_choice(prompt.settings, rendered.toolbox)
-        if rendered.tokens:
-            async with self._generation(prompt, rendered) as generation:
-                await generation.sample_unseen({"n_predict": 0})
-        return {self.dialect: rendered.new}
+        turn = await self._turn(prompt)
+        async with self._generation(turn) as generation:
+            await generation.sample_unseen({"n_predict": 0})
+        return self._model.renderer.warmed(turn.rendered)
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Render what is new, and answer in the conversation's slot."""
-        rendered = await self._rendered(prompt)
-        choice = tool_choice(prompt.settings, rendered.toolbox)
-        fixed = self._model.renderer.fixed
-        async with self._generation(prompt, rendered) as generation:
-            generation.write(fixed.answer_opens)
-            answer = (
-                _call(generation, fixed, choice)
-                if choice.forced
-                else _text(generation, choice, prompt)
-            )
-            async with aclosing(answer):
-                async for batch in answer:
+        turn = await self._turn(prompt)
+        async with self._generation(turn) as generation:
+            answer = self._call if turn.choice.forced else self._free
+            async with aclosing(answer(turn, generation)) as batches:
+                async for batch in batches:
                     yield batch
-        generation.write(fixed.answer_closes)
-        yield [generation.finished(self.dialect)]
+        thought = generation.reasoning_tokens > 0
+        kept = self._model.renderer.answered(turn.rendered, generation.answer, thought=thought)
+        yield [generation.finished(kept)]
 
-    async def _rendered(self, prompt: Prompt) -> RenderedPrompt:
+    async def _turn(self, prompt: Prompt) -> _Turn:
         """Render a prompt, shortened where that is needed and allowed. Raises `ModelError`."""
-        renderer = self._model.renderer
-        rendered = await renderer.render(prompt)
-        if prompt.settings.truncation != "auto":
-            return rendered
-        return await renderer.shorten(prompt, rendered, self._model.properties.context)
+        model = self._model
+        rendered = await model.renderer.render(prompt, model.properties.context)
+        opens = model.format.template.answer_opens(rendered.opening)
+        choice = tool_choice(prompt.settings, rendered.toolbox)
+        return _Turn(prompt, rendered, choice, model.format.specials.spelled(opens))
 
     @asynccontextmanager
-    async def _generation(
-        self, prompt: Prompt, rendered: RenderedPrompt
-    ) -> AsyncGenerator[Generation]:
+    async def _generation(self, turn: _Turn) -> AsyncGenerator[Generation]:
         """Begin a turn in the conversation's slot. Raises `ModelError` if it does not fit."""
-        context = self._model.properties.context
-        room = context - rendered.tokens - self._model.renderer.fixed.answer_opens.tokens
+        model, prompt = self._model, turn.prompt
+        room = model.properties.context - turn.rendered.tokens
         if room <= 0:
             raise ModelError(
                 "context_length_exceeded",
-                f"The conversation does not fit the model's context of {context} tokens.",
+                "The conversation does not fit the model's context of "
+                f"{model.properties.context} tokens.",
             )
         options = {**self._defaults, **_passed_on(prompt.extra_json), **_sampling(prompt.settings)}
-        budget = min(prompt.settings.max_output_tokens or room, room)
-        async with self._model.slots.lease(Owner(prompt.tenant, prompt.conversation)) as lease:
-            options["n_predict"] = budget
-            yield Generation(self._server, lease, rendered, options)
+        options["n_predict"] = min(prompt.settings.max_output_tokens or room, room)
+        if shown := model.format.shown:
+            options["preserved_tokens"] = shown
+        async with model.slots.lease(Owner(prompt.tenant, prompt.conversation)) as lease:
+            yield Generation(self._server, lease, turn.rendered.told, options)
 
+    async def _free(
+        self, turn: _Turn, generation: Generation
+    ) -> AsyncGenerator[Sequence[Produced], None]:
+        """Let the model decide, within the text's format if one was asked for."""
+        syntax, prompt, opened = self._model.format.syntax, turn.prompt, turn.opened
+        options = {**text_constraint(prompt.settings), **_scores(prompt)}
+        if "json_schema" in options and thinking(syntax, opened):
+            await self._write(generation, f"\n{syntax.thought_closes}\n\n")
+            opened = ""
+        if turn.choice.tools and one_call_only(prompt.settings) and (end := call_end(syntax)):
+            generation.call_end = end
+            options["stop"] = [*_passed_on(prompt.extra_json).get("stop", []), end.word]
+        reader = reader_of(syntax, turn.choice, prompt, opened)
+        async with aclosing(generation.sample(options, reader)) as batches:
+            async for batch in batches:
+                yield batch
 
-def _text(
-    generation: Generation, choice: ToolChoice, prompt: Prompt
-) -> AsyncGenerator[Sequence[Produced], None]:
-    """Let the model decide, within the text's format if one was asked for."""
-    scores = _scores(prompt)
-    text = ScoredTextReader() if prompt.logprobs else TextReader()
-    if options := text_constraint(prompt.settings):
-        return generation.sample({**options, **scores}, JsonReader(text))
-    if not choice.tools:
-        return generation.sample(scores, text)
-    held = ScoredHeld() if prompt.logprobs else Held()
-    return generation.sample({**_calls_allowed(prompt), **scores}, FreeReader(choice.tools, held))
+    async def _call(
+        self, turn: _Turn, generation: Generation
+    ) -> AsyncGenerator[Sequence[Produced], None]:
+        """Write the form of a call ourselves and have the model fill it in: so it is always valid."""
+        form = forced_call(self._model.format.syntax, turn.opened)
+        await self._write(generation, form.opens)
+        tool = await _chosen(generation, turn.choice)
+        await self._write(generation, form.between)
+        yield [call_begins(tool)]
+        schema = _whole(constraint({"type": "object", **tool.parameters}))
+        async with aclosing(generation.sample(schema, call_reader(tool))) as batches:
+            async for batch in batches:
+                yield batch
+        await self._write(generation, form.closes)
 
-
-async def _call(
-    generation: Generation, fixed: FixedParts, choice: ToolChoice
-) -> AsyncGenerator[Sequence[Produced], None]:
-    """Write the form of a call ourselves and have the model fill it in: so it is always valid."""
-    generation.write(fixed.call_opens)
-    tool = await _chosen(generation, choice)
-    generation.write(fixed.arguments_open)
-    yield [call_begins(tool)]
-    arguments = generation.sample(
-        _whole(constraint({"type": "object", **tool.parameters})), call_reader(tool)
-    )
-    async with aclosing(arguments):
-        async for batch in arguments:
-            yield batch
-    generation.write(fixed.call_closes)
+    async def _write(self, generation: Generation, text: str) -> None:
+        await generation.write(self._model.format.specials.pieces(text))
 
 
 async def _chosen(generation: Generation, choice: ToolChoice) -> CallableTool:
     """Have the model choose a tool, unless there is only one."""
     if len(choice.tools) == 1:
         (tool,) = choice.tools.values()
-        await generation.write_text(json.dumps(tool.joined))
+        await generation.write([tool.joined])
         return tool
     options = {**_whole(name_constraint(choice.tools)), "n_predict": _NAME_TOKENS}
     name = await generation.sample_unseen(options)
     try:
-        return choice.tools[json.loads(name)]
-    except (ValueError, LookupError) as error:
+        return choice.tools[name]
+    except LookupError as error:
         raise ModelError("server_error", "The model chose none of the tools.") from error
 
 
 def _whole(options: Mapping[str, Any]) -> dict[str, Any]:
     """Set the client's stop words aside: they are for text, and would cut a call in two."""
     return {**options, "stop": [], "ignore_eos": False}
-
-
-def _calls_allowed(prompt: Prompt) -> dict[str, Any]:
-    """Return what ends the answer after its first call, if one is all that is allowed."""
-    if not one_call_only(prompt.settings):
-        return {}
-    return {"stop": [*_passed_on(prompt.extra_json).get("stop", []), CALL_ENDS]}
 
 
 def _scores(prompt: Prompt) -> dict[str, Any]:

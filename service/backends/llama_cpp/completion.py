@@ -8,10 +8,8 @@ import orjson
 
 from service.backends.http import Answer
 from service.errors import ModelError
+from service.rendering import Piece
 from turnwire.v1 import items_pb2
-
-Piece = int | str
-"""A token by its id, or text that cannot become a special token whatever it says."""
 
 
 class Sampled(NamedTuple):

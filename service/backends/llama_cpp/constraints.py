@@ -20,8 +20,8 @@ def constraint(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_constraint(names: Iterable[str]) -> dict[str, Any]:
-    """Return the options that make a completion one of these names, as JSON."""
-    literals = (json.dumps(json.dumps(name)) for name in names)
+    """Return the options that make a completion one of these names."""
+    literals = map(json.dumps, names)
     return {"grammar": f"root ::= {' | '.join(literals)}"}
 
 

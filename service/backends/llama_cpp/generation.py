@@ -4,17 +4,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from service.backends import Finished, Produced, Text
-from service.backends.llama_cpp.completion import Piece, Sampled, Stopped
-from service.backends.llama_cpp.output import Reader, TextReader
-from service.backends.llama_cpp.prompt import RenderedPrompt
+from service.backends import Finished, Produced, ReasoningText, Text
+from service.backends.llama_cpp.completion import Sampled, Stopped
 from service.backends.llama_cpp.server import LlamaServer
 from service.backends.llama_cpp.slots import Lease
-from service.conversation import Rendered
+from service.conversation import Rendered, Renderings
 from service.errors import ModelError
-
-CALL_ENDS = "</tool_call>"
-"""A stop word for turns that may have one call only; kept, because the model wrote it."""
+from service.parsing import Reader
+from service.parsing.forcing import CallEnd
+from service.parsing.texts import TextReader
+from service.rendering import Piece
+from service.rendering.encodings import Decimal
 
 
 class Generation:
@@ -24,7 +24,7 @@ class Generation:
         self,
         server: LlamaServer,
         lease: Lease,
-        prompt: RenderedPrompt,
+        prompt: Sequence[Rendered],
         options: Mapping[str, Any],
     ) -> None:
         """`options` are llama.cpp's parameters; their `n_predict` is for the whole answer."""
@@ -32,24 +32,26 @@ class Generation:
         self._lease = lease
         self._prompt = prompt
         self._options = options
-        self._own: list[Rendered] = []
         self._pieces: list[Piece] = []
         self._stops: list[Stopped] = []
+        self.call_end: CallEnd | None = None
+        """The stop word of a turn that may have one call only: kept, because the model wrote it."""
+        self.answer: list[int] = []
+        """The ids of the answer so far, whoever wrote them."""
+        self.reasoning_tokens = 0
 
-    def write(self, part: Rendered) -> None:
-        """Write something ourselves."""
-        self._own.append(part)
-
-    async def write_text(self, text: str) -> None:
-        """Write a text ourselves. Raises `ModelError`."""
-        self._own += await self._server.render([[text]])
+    async def write(self, pieces: Sequence[Piece]) -> None:
+        """Write something ourselves. Raises `ModelError`."""
+        (ids,) = await self._server.encode([pieces])
+        self.answer += ids
 
     async def sample(
         self, options: Mapping[str, Any], reader: Reader
     ) -> AsyncGenerator[Sequence[Produced], None]:
         """Have the model go on; closing stops it. Raises `ModelError`."""
+        written = Rendered(Decimal().encode(self.answer), len(self.answer))
         request = {**self._request(), **options}
-        async with self._server.complete([*self._prompt.told, *self._own], request) as completion:
+        async with self._server.complete([*self._prompt, written], request) as completion:
             self._lease.filled = self._lease.reuse = True
             stops = len(self._stops)
             while events := await completion.read():
@@ -57,7 +59,7 @@ class Generation:
                     yield batch
         if len(self._stops) == stops:
             raise ModelError("server_error", "The model server broke off.")
-        self._own += await self._server.render([self._pieces])
+        await self.write(self._pieces)
         self._pieces = []
 
     async def sample_unseen(self, options: Mapping[str, Any]) -> str:
@@ -68,18 +70,15 @@ class Generation:
                 text += [part.text for part in batch if isinstance(part, Text)]
         return "".join(text)
 
-    def finished(self, dialect: str) -> Finished:
-        """Sum up."""
-        turn = [self._prompt.new, *self._own]
-        tokens = sum(part.tokens for part in turn)
+    def finished(self, rendered: Renderings) -> Finished:
+        """Sum up; `rendered` is the turn as the next turn's history."""
         return Finished(
             reason="length" if self._stops[-1].by_length else "stop",
             input_tokens=self._stops[0].input_tokens,
             cached_tokens=self._stops[0].cached_tokens,
             output_tokens=sum(stop.output_tokens for stop in self._stops),
-            rendered={
-                dialect: Rendered(b",".join(part.data for part in turn if part.tokens), tokens)
-            },
+            reasoning_tokens=self.reasoning_tokens,
+            rendered=rendered,
         )
 
     def _request(self) -> dict[str, Any]:
@@ -96,9 +95,12 @@ class Generation:
     def _take(self, event: Sampled | Stopped, reader: Reader) -> list[Produced]:
         if isinstance(event, Sampled):
             self._pieces += event.pieces
-            return reader.push(event.text, event.scores)
+            produced = reader.push(event.text, event.scores)
+            if produced and isinstance(produced[-1], ReasoningText):
+                self.reasoning_tokens += len(event.pieces)
+            return produced
         del self._pieces[len(self._pieces) - event.silent_pieces :]
-        if event.word == CALL_ENDS:
-            self._pieces.append(event.word)
+        if self.call_end and event.word == self.call_end.word:
+            self._pieces.append(event.word + self.call_end.rest)
         self._stops.append(event)
         return reader.cut() if event.by_length or event.word else reader.end()

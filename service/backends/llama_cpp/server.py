@@ -8,14 +8,10 @@ from typing import Any
 import orjson
 
 from service.backends.http import Deadlines, HttpClient
-from service.backends.llama_cpp.completion import (
-    Completion,
-    Piece,
-    ScoredCompletion,
-    decoded,
-)
+from service.backends.llama_cpp.completion import Completion, ScoredCompletion, decoded
 from service.conversation import Rendered
 from service.errors import ModelError
+from service.rendering import Piece
 
 _BREAK = -1  # no token has this id, and /tokenize passes ids through
 
@@ -43,6 +39,12 @@ class Properties:
     slots: int
     fingerprint: str
     """Tells models of the same name apart."""
+    template: str
+    """The model's own chat template; empty if it has none."""
+    ends: str
+    """How the token is spelled that ends an answer."""
+    begins: str
+    """How the token is spelled that stands in front of everything."""
 
 
 class LlamaServer:
@@ -77,27 +79,21 @@ class LlamaServer:
         """Read a file of the server's into a slot. Raises `ModelError`."""
         await self._json("POST", f"/slots/{slot}?action=restore", {"filename": name})
 
-    async def special_token(self, text: str) -> int:
-        """Return the id of a special token. Raises `ModelError` if the model has none such."""
-        ids = await self._tokenize({"content": text})
-        if len(ids) != 1:
-            raise ModelError(
-                "server_error", f"The model has no token {text}: it does not read ChatML."
-            )
-        return int(ids[0])
+    async def special(self, spellings: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts that may spell special tokens. Raises `ModelError`."""
+        return await self._fragments([[spelling] for spelling in spellings], parse_special=True)
 
     async def opening_tokens(self) -> list[int]:
         """Return what the model expects in front of every prompt."""
         body = {"content": "", "add_special": True}
         return await self._tokenize(body)
 
-    async def render(self, fragments: Sequence[Sequence[Piece]]) -> list[Rendered]:
-        """Render fragments, by one request at most. Raises `ModelError`."""
-        if not any(isinstance(piece, str) for fragment in fragments for piece in fragment):
-            return [rendered(fragment) for fragment in fragments]
-        content = [piece for fragment in fragments for piece in (*fragment, _BREAK)]
-        body = {"content": content, "add_special": False, "parse_special": False}
-        return _fragments(await self._tokenize(body))
+    async def encode(self, fragments: Sequence[Sequence[Piece]]) -> list[list[int]]:
+        """Tokenise fragments, by one request at most. Raises `ModelError`."""
+        ids = [[piece for piece in f if isinstance(piece, int)] for f in fragments]
+        if all(map(_same_length, ids, fragments)):
+            return ids
+        return await self._fragments(fragments, parse_special=False)
 
     @asynccontextmanager
     async def complete(
@@ -127,6 +123,13 @@ class LlamaServer:
             else:
                 yield ScoredCompletion(answer, likeliest, self._spelled)
 
+    async def _fragments(
+        self, fragments: Sequence[Sequence[Piece]], *, parse_special: bool
+    ) -> list[list[int]]:
+        content = [piece for fragment in fragments for piece in (*fragment, _BREAK)]
+        body = {"content": content, "add_special": False, "parse_special": parse_special}
+        return _split(await self._tokenize(body))
+
     async def _spelled(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes of tokens. Raises `ModelError`."""
         tokens = await self._tokenize({"content": ids, "add_special": False, "with_pieces": True})
@@ -152,11 +155,6 @@ class LlamaServer:
         return decoded(content)
 
 
-def rendered(ids: Sequence[Piece]) -> Rendered:
-    """Return ids as they stand in the body of a request."""
-    return Rendered(",".join(map(str, ids)).encode(), len(ids))
-
-
 def _properties(props: dict[str, Any], model: dict[str, Any]) -> Properties:
     meta = model.get("meta") or {}
     return Properties(
@@ -164,19 +162,24 @@ def _properties(props: dict[str, Any], model: dict[str, Any]) -> Properties:
         context=props["default_generation_settings"]["n_ctx"],
         slots=props["total_slots"],
         fingerprint=f"{model['id']} {[meta.get(name) for name in _OF_THE_MODEL]}",
+        template=props.get("chat_template", ""),
+        ends=props.get("eos_token", ""),
+        begins=props.get("bos_token", ""),
     )
 
 
-def _fragments(ids: Iterable[int]) -> list[Rendered]:
-    fragments: list[Rendered] = []
-    fragment: list[int] = []
+def _same_length(ids: Sequence[int], fragment: Sequence[Piece]) -> bool:
+    return len(ids) == len(fragment)
+
+
+def _split(ids: Iterable[int]) -> list[list[int]]:
+    fragments: list[list[int]] = [[]]
     for token in ids:
         if token == _BREAK:
-            fragments.append(rendered(fragment))
-            fragment = []
+            fragments.append([])
         else:
-            fragment.append(token)
-    return fragments
+            fragments[-1].append(token)
+    return fragments[:-1]
 
 
 def _bytes(piece: str | list[int]) -> bytes:

@@ -2,18 +2,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backends.llama_cpp.chat_ml import ChatMl, call
-from service.backends.llama_cpp.completion import Piece
+from service.backends.messages import messages_of
 from service.backends.tools import Toolbox, joined_name
 from service.errors import ModelError
+from service.rendering import Cycle, Opening, Piece
+from service.rendering.chat_ml import ChatMl, call
 from tests.service.backends.llama_cpp import conversing
 from turnwire.v1 import items_pb2
 
-FORMAT = ChatMl(opens=[7], start=1, end=2)
+FORMAT = ChatMl(opens=[7], start=1, end=2, ends=frozenset({2}))
+NOTHING = Opening((), (), {})
 
 
 def rendered(*items: items_pb2.Item) -> list[Piece]:
-    return FORMAT.items(items, Toolbox([]))
+    return list(FORMAT.turn(messages_of(items, Toolbox([])), Cycle.OPEN))
+
+
+def header(instructions: str) -> list[Piece]:
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    return list(FORMAT.preamble(Opening(messages, (), {})))
 
 
 def test_a_message_is_special_ids_around_text() -> None:
@@ -72,8 +79,15 @@ def test_what_was_not_made_legible_is_no_empty_message(item: items_pb2.Item) -> 
 
 
 def test_the_header_is_empty_when_nothing_is_told() -> None:
-    assert FORMAT.header("", []) == [7]
-    assert FORMAT.header("Be kind.", []) == [7, 1, "system\n", "Be kind.", 2, "\n"]
+    assert header("") == [7]
+    assert header("Be kind.") == [7, 1, "system\n", "Be kind.", 2, "\n"]
+
+
+def test_examples_stand_behind_the_instructions() -> None:
+    examples = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q"}]
+    told = FORMAT.preamble(Opening(examples, (), {}))
+    assert list(told) == [*header("Be kind."), 1, "user\n", "q", 2, "\n"]
+    assert list(FORMAT.preamble(Opening(examples[1:], (), {}))) == [7, 1, "user\n", "q", 2, "\n"]
 
 
 texts = st.text(min_size=1, max_size=20)
@@ -88,12 +102,13 @@ turns = st.one_of(
 def test_turn_by_turn_gives_the_same_pieces_as_all_at_once(
     conversation: list[tuple[list[items_pb2.Item], items_pb2.Item]],
 ) -> None:
-    kept: list[Piece] = []
+    kept: list[Piece] = list(FORMAT.preamble(NOTHING))
     for asked, answered in conversation:
-        kept += [*rendered(*asked), *FORMAT.answer_opens]
+        kept += [*rendered(*asked), *FORMAT.answer_opens(NOTHING)]
         kept += [*canonical(answered), *FORMAT.answer_closes]
     items = [item for asked, answered in conversation for item in (*asked, answered)]
-    assert kept == rendered(*items)
+    whole = FORMAT.whole(NOTHING, messages_of(items, Toolbox([])))
+    assert [*kept, *FORMAT.answer_opens(NOTHING)] == list(whole)
 
 
 def canonical(item: items_pb2.Item) -> list[str]:
