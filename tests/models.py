@@ -17,11 +17,13 @@ _VOCABULARY = 259
 _SPOKEN = [*range(32, 127), IM_END]
 
 
-def tiny_gguf(directory: Path) -> Path:
-    """Write the model; return its path."""
+def tiny_gguf(directory: Path, template: str | None = None) -> Path:
+    """Write the model, with a chat template of its own if there is one; return its path."""
     path = directory / "tiny.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     _describe(writer)
+    if template:
+        writer.add_chat_template(template)
     _add_tokenizer(writer)
     _add_weights(writer)
     writer.write_header_to_file()
