@@ -18,6 +18,7 @@ import httptools
 from service.errors import ModelError, Unavailable
 
 _READ_AHEAD = 1024 * 1024  # bytes of a body that may wait before the socket is left unread
+_MOST = 32 * 1024 * 1024  # bytes of a body that is read as a whole
 _KEEP = 4.0  # seconds; model servers close idle connections after 5
 _KEPT = 32  # idle connections
 
@@ -139,11 +140,13 @@ class Answer:
             return await self._connection.read(self._deadline)
 
     async def all(self) -> bytes:
-        """Return the whole body."""
-        body = b""
+        """Return the whole body. Raises `ModelError`, also if there is no end to it."""
+        body = bytearray()
         while piece := await self.read():
             body += piece
-        return body
+            if len(body) > _MOST:
+                raise ModelError("server_error", "The model server's answer is too long.")
+        return bytes(body)
 
 
 class HttpClient:
@@ -155,7 +158,8 @@ class HttpClient:
         self._host = address.hostname or ""
         self._port = address.port or (443 if self._tls else 80)
         self._path = address.path.rstrip("/")
-        fields = {"Host": address.netloc, "Content-Type": "application/json", **headers}
+        host = address.netloc.rpartition("@")[2]  # an address may hold credentials
+        fields = {"Host": host, "Content-Type": "application/json", **headers}
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._deadlines = deadlines
         self._idle: list[_Connection] = []
@@ -193,10 +197,13 @@ class HttpClient:
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._deadlines.connect):
-            _, connection = await loop.create_connection(
-                _Connection, self._host, self._port, ssl=self._tls
-            )
+        try:
+            async with asyncio.timeout(self._deadlines.connect):
+                _, connection = await loop.create_connection(
+                    _Connection, self._host, self._port, ssl=self._tls
+                )
+        except TimeoutError as error:
+            raise ConnectionError from error
         return connection
 
     def _kept(self) -> _Connection | None:

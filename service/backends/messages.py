@@ -47,7 +47,9 @@ class _Grouping:
                 case "function_call":
                     self._call(item.function_call, item.function_call.arguments)
                 case "custom_tool_call":
-                    arguments = json.dumps({"input": item.custom_tool_call.input}, ensure_ascii=False)
+                    arguments = json.dumps(
+                        {"input": item.custom_tool_call.input}, ensure_ascii=False
+                    )
                     self._call(item.custom_tool_call, arguments)
                 case "message" if _role(item.message.role) == "assistant":
                     yield from self._said(item.message)
@@ -70,7 +72,9 @@ class _Grouping:
             yield from self._answered()
         self._open()["content"] = content_of(message)
 
-    def _call(self, call: items_pb2.FunctionCall | items_pb2.CustomToolCall, arguments: str) -> None:
+    def _call(
+        self, call: items_pb2.FunctionCall | items_pb2.CustomToolCall, arguments: str
+    ) -> None:
         name = self._toolbox.joined(call.namespace, call.name)
         self._names[call.call_id] = name
         function = {"name": name, "arguments": arguments}
@@ -98,7 +102,9 @@ class _Grouping:
             case None:
                 pass
             case _ if kind in _ILLEGIBLE:
-                raise ModelError("invalid_prompt", f"This model cannot read items of type '{kind}'.")
+                raise ModelError(
+                    "invalid_prompt", f"This model cannot read items of type '{kind}'."
+                )
             case _ if kind not in _SILENT:
                 log.warning("an item has no form for this model", item=kind)
 
@@ -115,7 +121,9 @@ def content_of(message: items_pb2.Message) -> str | list[dict[str, Any]]:
     """Return what a message says: a string where that is text alone, otherwise parts."""
     if message.HasField("content_text"):
         return message.content_text
-    if all(part.WhichOneof("kind") not in {"input_image", "input_file"} for part in message.content):
+    if all(
+        part.WhichOneof("kind") not in {"input_image", "input_file"} for part in message.content
+    ):
         return text_of(message.content)
     return [_part(part) for part in message.content]
 
@@ -165,8 +173,13 @@ def _part(part: items_pb2.ContentPart) -> dict[str, Any]:
             return {"type": "image_url", "image_url": image}
         case "input_file" if part.input_file.file_data:
             file = part.input_file
-            return {"type": "file", "file": {"filename": file.filename, "file_data": file.file_data}}
+            return {
+                "type": "file",
+                "file": {"filename": file.filename, "file_data": file.file_data},
+            }
         case "input_image" | "input_file":
-            raise ModelError("invalid_prompt", "This model is shown files by content only, not by id.")
+            raise ModelError(
+                "invalid_prompt", "This model is shown files by content only, not by id."
+            )
         case _:
             return {"type": "text", "text": _text(part)}

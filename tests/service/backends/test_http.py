@@ -164,3 +164,22 @@ async def test_a_long_answer_arrives_whole_however_slowly_it_is_read() -> None:
 
     async with model_server(script) as client:
         assert await get(client) == body
+
+
+async def test_credentials_in_an_address_are_nobodys_business() -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = HttpClient(f"http://me:secret@127.0.0.1:{port}", {}, Deadlines())
+    async with client.exchange("GET", "/", [], 5) as answered:
+        assert answered.status == 200
+    assert b"secret" not in heard[0]
+    assert f"Host: 127.0.0.1:{port}\r\n".encode() in heard[0]
+    client.close()
+    server.close()
