@@ -1,0 +1,73 @@
+"""Engines in front of a real llama.cpp, in this process, with a model that is made on the spot."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pytest
+import xllamacpp  # type: ignore[import-untyped]
+
+from service.backends.engines.backend import TokenEngine
+from service.backends.engines.rpc import Rpc
+from service.backends.engines.sglang import Sglang
+from service.backends.engines.vllm import Vllm
+from service.backends.engines.wires import Wire
+from service.backends.http import Deadlines
+from service.rendering.formats import Files, Format
+from service.rendering.proof import Outcome, Proof
+from tests.models import tiny_gguf
+from tests.stand_ins.engine_server import Llama, Plug, SglangStandIn, VllmStandIn, serving
+from tests.stand_ins.tiny_tokenizer import tiny_format
+
+KEY = "test-key"
+GrpcStandIn: TypeAlias = VllmStandIn | SglangStandIn
+Kind: TypeAlias = tuple[Callable[[Llama], GrpcStandIn], Callable[[], Wire]]
+WIRES: dict[str, Kind] = {
+    "vllm": (VllmStandIn, Vllm),
+    "sglang": (SglangStandIn, Sglang),
+}
+
+
+@pytest.fixture(scope="session")
+def llama_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(tiny_gguf(tmp_path_factory.mktemp("model")))
+    params.verbosity = -1
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [KEY]
+    params.endpoint_slots = True
+    params.n_ctx, params.n_parallel = 4096, 1
+    params.cache_ram_mib = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    yield server.listening_address
+    del server
+
+
+@dataclass
+class Bench:
+    """A backend, the engine behind it, and the cable between them."""
+
+    backend: TokenEngine
+    servicer: GrpcStandIn
+    plug: Plug
+    outcomes: list[Outcome]
+
+
+def formats(files: Files, model: str) -> Format:
+    return tiny_format(files, model)
+
+
+@pytest.fixture(params=WIRES)
+async def bench(request: pytest.FixtureRequest, llama_url: str) -> AsyncIterator[Bench]:
+    stand_in, wire = WIRES[request.param]
+    servicer = stand_in(Llama(llama_url, KEY))
+    outcomes: list[Outcome] = []
+    async with serving(servicer) as port, Plug(port).plugged() as plug:
+        deadlines = Deadlines(connect=2, answer=10, read=10)
+        engine = Rpc(f"grpc://127.0.0.1:{plug.port}", wire(), deadlines=deadlines)
+        backend = TokenEngine(engine, formats, Proof(1, outcomes.append))
+        await backend.start()
+        yield Bench(backend, servicer, plug, outcomes)
+        await backend.stop()
