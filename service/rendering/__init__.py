@@ -12,6 +12,8 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from service.errors import ModelError
+
 Piece: TypeAlias = int | str
 """A token by its id, or text that cannot become a special token whatever it says."""
 
@@ -20,6 +22,10 @@ Message: TypeAlias = Mapping[str, Any]
 string; an assistant may have `reasoning_content` and `tool_calls` in the form of the chat completions
 API, arguments as JSON text; a tool's answer has `tool_call_id`, and the `name` of the tool where it is
 known."""
+
+
+Files: TypeAlias = Mapping[str, bytes]
+"""What comes with a model, by name: `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`."""
 
 
 class Cycle(enum.Enum):
@@ -40,6 +46,15 @@ class Opening(NamedTuple):
     """In the form of the chat completions API: `{"type": "function", "function": {...}}`."""
     options: Mapping[str, Any]
     """What templates call it: `enable_thinking`, `reasoning_effort`; only what the client set."""
+
+
+class Uncut(ModelError):
+    """A turn of this conversation cannot be told by itself: the conversation is told at once."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "server_error", "The model's chat template does not tell turns one by one."
+        )
 
 
 class Template(Protocol):
@@ -68,6 +83,10 @@ class Template(Protocol):
         """The tokens that end an answer."""
 
     @property
+    def kept_ends(self) -> frozenset[int]:
+        """Those of the `ends` that history has too; instead of the others it has `answer_closes`."""
+
+    @property
     def answer_closes(self) -> Sequence[Piece]:
         """What ends an answer, and stands between it and the next turn."""
 
@@ -78,7 +97,10 @@ class Template(Protocol):
         """Render what stands before the first turn. Raises `ModelError` if this model cannot be told."""
 
     def turn(self, messages: Sequence[Message], cycle: Cycle) -> Sequence[Piece]:
-        """Render a turn, whatever came before it. Raises `ModelError` if this model cannot be told."""
+        """Render a turn, whatever came before it.
+
+        Raises `ModelError` if this model cannot be told, and `Uncut` if it can only be told at once.
+        """
 
     def whole(self, opening: Opening, messages: Sequence[Message]) -> Sequence[Piece]:
         """Render a whole conversation up to where the model answers. Raises `ModelError`."""

@@ -7,6 +7,7 @@ its items has the ids that were sampled for it, wherever the model wrote canonic
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from service.parsing.syntax import JsonCalls, Syntax
 from service.rendering import Cycle, Message, Opening, Piece
@@ -42,6 +43,7 @@ class ChatMl:
     ends: frozenset[int]
     """The tokens that end an answer."""
     additive = True
+    kept_ends: ClassVar[frozenset[int]] = frozenset()
 
     @property
     def identity(self) -> str:

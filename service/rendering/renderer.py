@@ -11,7 +11,7 @@ from service.backends import Prompt
 from service.backends.tools import Toolbox
 from service.backends.window import Window, most_tokens
 from service.conversation import Rendered, Renderings
-from service.rendering import Cycle, Message, Opening, Piece, Template, Tokenizer
+from service.rendering import Cycle, Message, Opening, Piece, Template, Tokenizer, Uncut
 from service.rendering.encodings import Encoding, joined
 from service.rendering.preambles import Preamble, Preambles, key_of, opening_of
 from service.rendering.proof import Anew, Proof, judge
@@ -134,7 +134,10 @@ class Renderer:
 
     async def _by_turns(self, prompt: Prompt, preamble: Preamble, turns: Turns) -> RenderedPrompt:
         """Render the turns of which nothing is kept."""
-        planned = await _aside(self._size(prompt), lambda: self._plan(prompt, turns))
+        try:
+            planned = await _aside(self._size(prompt), lambda: self._plan(prompt, turns))
+        except Uncut:
+            return await self._at_once(preamble, turns.all())
         missing = [part for part in planned if isinstance(part, _Missing)]
         encoded = iter(await self._encoded([part.pieces for part in missing]))
         told = [
@@ -271,8 +274,12 @@ class Renderer:
 
     def _closed(self, sampled: Sequence[int]) -> Rendered:
         """Return an answer with its end as the template has it, whatever ended it."""
-        ended = bool(sampled) and sampled[-1] in self._template.ends
-        return self._rendered([*(sampled[:-1] if ended else sampled), *self._closes])
+        template, closes = self._template, self._closes
+        if sampled and sampled[-1] in template.kept_ends:
+            closes = closes[1:]
+        elif sampled and sampled[-1] in template.ends:
+            sampled = sampled[:-1]
+        return self._rendered([*sampled, *closes])
 
     async def _encoded(self, fragments: Iterable[Sequence[Piece]]) -> list[Rendered]:
         return [self._rendered(ids) for ids in await self._tokenizer.encode(fragments)]

@@ -5,8 +5,9 @@ from functools import partial
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from service.rendering import Files
 from service.rendering.chat_ml import SYNTAX, ChatMl
-from service.rendering.formats import Files, Format
+from service.rendering.formats import Format
 from service.rendering.tokenizer import LocalTokenizer
 from tests.models import IM_END, IM_START
 from tests.models import _byte_names as byte_names

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from service.backends import Capabilities
 from service.conversation import Rendered
+from service.rendering import Files
 from service.rendering.encodings import Encoding
-from service.rendering.formats import Files
 
 
 class Likely(NamedTuple):

@@ -20,7 +20,8 @@ from service.backends.tools import ToolChoice, one_call_only, tool_choice
 from service.conversation import Renderings
 from service.errors import ModelError
 from service.parsing.answers import reader_of
-from service.rendering.formats import Files, Format
+from service.rendering import Files
+from service.rendering.formats import Format
 from service.rendering.proof import Proof
 from service.rendering.renderer import RenderedPrompt, Renderer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from service.errors import ModelError
-from service.rendering.formats import Files
+from service.rendering import Files
 
 MOST_BYTES = 256 * 1024 * 1024
 """Of a model's files, packed or not."""

@@ -17,8 +17,8 @@ from service.backends.engines.packed import Packed, spliced
 from service.backends.engines.wires import Wire
 from service.backends.http import Deadlines
 from service.errors import ModelError, Unavailable
+from service.rendering import Files
 from service.rendering.encodings import Encoding
-from service.rendering.formats import Files
 
 _ABORT = 2.0  # seconds, to take in that it shall stop; the stream is cancelled already
 _CHECK = 2.0  # seconds

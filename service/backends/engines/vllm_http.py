@@ -16,8 +16,8 @@ from service.backends.engines.routes import Completions, Generate, Route
 from service.backends.http import Answer, Deadlines, HttpClient
 from service.backends.sse import Events
 from service.errors import ModelError, Unavailable
+from service.rendering import Files
 from service.rendering.encodings import Decimal, Encoding
-from service.rendering.formats import Files
 
 _CHECK = 2.0  # seconds
 _DONE = b"[DONE]"

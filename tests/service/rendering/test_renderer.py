@@ -7,13 +7,13 @@ from service.backends import Prompt
 from service.backends.messages import messages_of
 from service.backends.tools import Toolbox
 from service.conversation import Renderings, Segment
-from service.rendering import Cycle, Message, Opening, Piece
+from service.rendering import Cycle, Message, Opening, Piece, Uncut
 from service.rendering.encodings import Decimal
 from service.rendering.proof import Outcome, Proof
 from service.rendering.renderer import RenderedPrompt, Renderer
 from turnwire.v1 import items_pb2, responses_pb2
 
-START, END = 1, 2
+START, END, KEPT = 1, 2, 3
 
 
 class Letters:
@@ -41,7 +41,8 @@ class Plain:
 
     identity = "plain"
     additive = True
-    ends = frozenset({END})
+    ends = frozenset({END, KEPT})
+    kept_ends = frozenset({KEPT})
     answer_closes: Sequence[Piece] = (END, "\n")
 
     def answer_opens(self, opening: Opening) -> Sequence[Piece]:
@@ -220,6 +221,8 @@ async def test_an_answer_ends_as_the_template_has_it_however_it_ended() -> None:
     rendered = await bench.ask(user("one"))
     ended, cut = (bench.renderer.answered(rendered, ids, thought=False) for ids in ([9, END], [9]))
     assert ended == cut
+    called = bench.renderer.answered(rendered, [9, KEPT], thought=False)
+    assert kept_of(called).endswith(b"9,3,110")
     assert kept_of(ended).endswith(b"9,2,110")
 
 
@@ -265,6 +268,29 @@ async def test_a_conversation_that_does_not_add_up_is_told_at_once_from_then_on(
     bench.history.append(Segment(None, [user("three"), said("?")], kept))
     assert contains(bench.ids(await bench.ask(user("four"))), "twothree")
     assert len(bench.outcomes) == 2
+
+
+async def test_a_turn_that_cannot_be_told_by_itself_is_told_with_the_others() -> None:
+    class Shy(Plain):
+        def turn(self, messages: Sequence[Message], cycle: Cycle) -> Sequence[Piece]:
+            if messages[-1]["content"] == "hush":
+                raise Uncut
+            return super().turn(messages, cycle)
+
+        def whole(self, opening: Opening, messages: Sequence[Message]) -> Sequence[Piece]:
+            told = super().turn(messages, Cycle.OPEN)
+            return [*self.preamble(opening), *told, *self.answer_opens(opening)]
+
+    bench = Bench(Shy())
+    await bench.turn([user("one")], said("first"))
+    rendered = await bench.ask(user("hush"))
+    assert contains(bench.ids(rendered), "first")
+    assert contains(bench.ids(rendered), "hush")
+    kept = bench.renderer.answered(rendered, [9], thought=False)
+    bench.history.append(Segment(None, [user("hush"), said("?")], kept))
+    before = bench.letters.characters
+    await bench.ask(user("more"))
+    assert bench.letters.characters - before > len("user\nmore\n")
 
 
 async def test_a_template_that_does_not_add_up_is_always_told_at_once() -> None:

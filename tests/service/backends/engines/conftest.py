@@ -13,7 +13,8 @@ from service.backends.engines.sglang import Sglang
 from service.backends.engines.vllm import Vllm
 from service.backends.engines.wires import Wire
 from service.backends.http import Deadlines
-from service.rendering.formats import Files, Format
+from service.rendering import Files
+from service.rendering.formats import Format
 from service.rendering.proof import Outcome, Proof
 from tests.models import tiny_gguf
 from tests.stand_ins.engine_server import Llama, Plug, SglangStandIn, VllmStandIn, serving
