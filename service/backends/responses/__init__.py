@@ -1,0 +1,1 @@
+"""An upstream that speaks the Responses API: over HTTP, or over a WebSocket that holds conversations."""
