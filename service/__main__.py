@@ -1,6 +1,6 @@
 """The command line: `turnwire serve`, `turnwire demo`, `turnwire models`, `turnwire keys`."""
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,16 +10,20 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
 
 from compare.agent import AgentFailed
 from compare.clients import Disconnected
 from compare.demo import demo as play
 from service import logs, models
-from service.backends import Backend
 from service.config import Config, settings_table
 from service.errors import ModelError
 from service.keys import BadKeyFile, new_key
-from service.serve import Service, embedded_backend, remote_backend, running, serve
+from service.serve import Service, embedded_backend, roster_of, running, serve
+from service.servers import Roster, alone
+from service.servers.detection import Found, detect
+from service.servers.file import BadModelsFile
 
 app = typer.Typer(
     help="Keep agents' conversations in memory next to the model: the Responses API over "
@@ -28,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="The embedded models, and the model servers on this machine.", no_args_is_help=True
+)
 keys_app = typer.Typer(help="The keys of clients.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
@@ -36,25 +42,34 @@ console = Console(stderr=True)
 
 BackendName = Annotated[
     str | None,
-    typer.Option("--backend", help="embedded (default), llama.cpp or simulator."),
+    typer.Option(
+        "--backend",
+        help="embedded (default), auto (whatever listens on this machine), simulator, "
+        "or the model server's kind: llama.cpp, vllm, sglang, ollama, openai...",
+    ),
+]
+ModelsFile = Annotated[
+    str | None,
+    typer.Option("--models", help="A file that lists model servers and their models."),
 ]
 
 
 @app.command("serve")
-def serve_command(backend: BackendName = None) -> None:
+def serve_command(backend: BackendName = None, models: ModelsFile = None) -> None:
     """Serve until SIGTERM or Ctrl-C; turns that run are finished first."""
-    config = _config({"backend": backend})
-    _run(serve(config, _backend(config), _announce))
+    config = _config({"backend": backend, "models_file": models})
+    _run(serve(config, _roster(config), _announce))
 
 
 @app.command("demo")
-def demo_command(backend: BackendName = None) -> None:
+def demo_command(backend: BackendName = None, models: ModelsFile = None) -> None:
     """Start a service on free ports and watch an agent use it, over WebSocket and over gRPC."""
     free = "127.0.0.1:0"
     ports = ("http_address", "grpc_address", "health_address", "operations_address")
     quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
-    config = _config({"backend": backend, **quiet}).model_copy(update={"api_keys_file": None})
-    _run(_demo(config, _backend(config)))
+    given = {"backend": backend, "models_file": models, **quiet}
+    config = _config(given).model_copy(update={"api_keys_file": None})
+    _run(_demo(config, _roster(config)))
 
 
 @app.command("settings")
@@ -80,6 +95,15 @@ def list_command() -> None:
         typer.echo(f"{name}\t{models.find(name) or 'not fetched'}")
 
 
+@models_app.command("detect")
+def detect_command() -> None:
+    """Show which model servers listen on this machine."""
+    if found := uvloop.run(detect()):
+        console.print(_table(found))
+    else:
+        _stop("No model server was found on this machine.")
+
+
 @keys_app.command("new")
 def new_command(tenant: str) -> None:
     """Make a key for a tenant. Append the line to the file in TURNWIRE_API_KEYS_FILE."""
@@ -98,8 +122,8 @@ def main() -> None:
     app()
 
 
-async def _demo(config: Config, backend: Backend) -> None:
-    async with running(config, backend) as service:
+async def _demo(config: Config, roster: Roster) -> None:
+    async with running(config, roster) as service:
         await play(
             service.websocket_url,
             service.grpc_target,
@@ -137,10 +161,23 @@ def _problem(error: ErrorDetails) -> str:
     return name + error["msg"].removeprefix("Value error, ")
 
 
-def _backend(config: Config) -> Backend:
-    """Make the model server's adapter; fetch an embedded model's weights if they are not there yet."""
-    if config.backend != "embedded":
-        return remote_backend(config)
+def _roster(config: Config) -> Roster:
+    """Find out which model servers there are to be. What an operator can mend is said in a sentence."""
+    try:
+        if config.models_file or config.backend not in {"auto", "embedded"}:
+            return roster_of(config)
+    except (OSError, BadModelsFile) as error:
+        _stop(str(error))
+    if config.backend == "auto":
+        if found := uvloop.run(detect()):
+            console.print(_table(found))
+            return Roster(servers=[one.server for one in found], strict=True)
+        console.print("No model server was found on this machine: the model is embedded.")
+    return _embedded(config)
+
+
+def _embedded(config: Config) -> Roster:
+    """Have a model in this process; fetch its weights if they are not there yet."""
     weights = Path(config.model)
     if config.model in models.MODELS:
         try:
@@ -149,7 +186,7 @@ def _backend(config: Config) -> Backend:
             _stop(error.message)
     elif not weights.is_file():
         _stop(f"{config.model} is neither a file nor one of {', '.join(models.MODELS)}.")
-    return embedded_backend(config, weights)
+    return alone(embedded_backend(config, weights))
 
 
 def _fetch(name: str) -> Path:
@@ -159,6 +196,13 @@ def _fetch(name: str) -> Path:
         return models.fetch(
             name, lambda done, total: progress.update(task, completed=done, total=total)
         )
+
+
+def _table(found: Sequence[Found]) -> Table:
+    table = Table("address", "kind", "models", title="Model servers on this machine")
+    for one in found:
+        table.add_row(one.url, one.kind, Text(", ".join(one.models)))
+    return table
 
 
 def _announce(service: Service) -> None:

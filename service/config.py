@@ -7,7 +7,6 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,11 +14,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.connection import ConnectionLimits
 from service.engine import EngineLimits
 from service.limits import MIB, Limits, TurnLimits
+from service.servers import Kind
+from service.servers.detection import usual_url
+from service.servers.file import checked_address
 from service.session import SessionLimits
 
 _PREFIX = "TURNWIRE_"
 _ELSEWHERE = {"TURNWIRE_CACHE_DIR"}
 """Names that other modules read."""
+_NOT_REMOTE = {"embedded", "auto", "simulator"}
 
 
 class Config(BaseSettings):
@@ -34,14 +37,21 @@ class Config(BaseSettings):
         "127.0.0.1:9464", description="HTTP address of /healthz, /readyz and /metrics"
     )
 
-    backend: Literal["embedded", "llama.cpp", "simulator"] = Field(
-        "embedded", description="the model server"
+    models_file: Path | None = Field(
+        None, description="model servers, and which models they have: docs/servers.md"
     )
-    backend_url: str = Field(
-        "http://127.0.0.1:8080",
-        description="where a llama.cpp server listens; several tenants need it with --cache-ram 0",
+    backend: Literal[Kind, "embedded", "auto", "simulator"] = Field(
+        "embedded",
+        description="without such a file: the model server's kind; auto is whatever listens on this machine",
+    )
+    backend_url: str | None = Field(
+        None, description="where it listens; by default at its usual port on this machine"
     )
     backend_api_key: SecretStr | None = Field(None, description="that server's API key")
+    backend_tokenizer: Path | None = Field(
+        None,
+        description="a directory with that server's tokenizer and template, so that it is sent token ids",
+    )
     model: str = Field("smollm2", description="the embedded model: a known name, or a GGUF file")
     context_tokens: int = Field(
         16384, ge=512, description="context of the embedded model, over all slots"
@@ -56,6 +66,12 @@ class Config(BaseSettings):
     )
     simulator_prefill_seconds_per_token: float = Field(
         0.0, ge=0, description="the simulator's cost of an uncached prompt token"
+    )
+
+    identity_check_every: int = Field(
+        1000,
+        ge=0,
+        description="one in so many prompts is rendered anew as a whole to prove the cached one; 0 is never",
     )
 
     api_keys_file: Path | None = Field(
@@ -157,20 +173,11 @@ class Config(BaseSettings):
             return value
         return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
-    @field_validator("backend_url", "moderation_url")
+    @field_validator("moderation_url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         """Refuse what is no HTTP address."""
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError(f"'{value}' is not an address: expected http://host:port")
-        return value
+        return value if value is None else checked_address(value, "chat")
 
     @field_validator("http_address", "grpc_address", "health_address", "operations_address")
     @classmethod
@@ -189,6 +196,24 @@ class Config(BaseSettings):
         if unknown := sorted(given - known):
             raise ValueError(f"unknown settings: {', '.join(unknown)}")
         return self
+
+    @model_validator(mode="after")
+    def _one_choice_of_servers(self) -> Self:
+        """Refuse two descriptions of the model servers, and one that says too little."""
+        if self.models_file:
+            if any(name.startswith("backend") for name in self.model_fields_set):
+                raise ValueError(
+                    f"{_PREFIX}MODELS_FILE says it all: {_PREFIX}BACKEND* cannot be set beside it"
+                )
+        elif self.backend not in _NOT_REMOTE:
+            self._check_backend_url()
+        return self
+
+    def _check_backend_url(self) -> None:
+        try:
+            checked_address(self.backend_url or usual_url(self.backend), self.backend)
+        except ValueError as error:
+            raise ValueError(f"{_PREFIX}BACKEND_URL: {error}") from None
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:

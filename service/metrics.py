@@ -23,6 +23,7 @@ class Metrics:
         self._define_tokens()
         self._define_state()
         self._define_moderation()
+        self._define_servers()
 
     def _define_connections(self) -> None:
         self.connections_open = self._gauge(
@@ -81,7 +82,7 @@ class Metrics:
         )
         self.prefill_tokens = self._counter(
             "turnwire_prefill_tokens_total",
-            "Prompt tokens, by whether the model server had them cached.",
+            "Prompt tokens: cached by the model server, computed, or recomputed: lost from its cache.",
             ["transport", "kind"],
         )
         self.output_tokens = self._counter(
@@ -122,6 +123,31 @@ class Metrics:
             "turnwire_classifier_failures_total", "Classifications that came to no verdict."
         )
 
+    def _define_servers(self) -> None:
+        self.token_identity = self._counter(
+            "turnwire_token_identity_total",
+            "Prompts that were rendered anew as a whole to prove the cached one, by the outcome.",
+            ["outcome"],
+        )
+        self.server_up = self._gauge(
+            "turnwire_server_up", "1 while a model server can be asked.", ["server"]
+        )
+        self.server_turns_inflight = self._gauge(
+            "turnwire_server_turns_inflight",
+            "Turns that a model server is asked for now.",
+            ["server"],
+        )
+        self.server_retries = self._counter(
+            "turnwire_server_retries_total",
+            "Turns that went to another model server before they were answered, by why.",
+            ["reason"],
+        )
+        self.affinity = self._counter(
+            "turnwire_affinity_total",
+            "Turns that there were servers for, by whether they went to where their conversation was.",
+            ["result"],
+        )
+
 
 class TransportMetrics:
     """The metrics of one transport, with its label bound once: label lookups cost more than counting."""
@@ -136,6 +162,7 @@ class TransportMetrics:
         self.abort_seconds = metrics.abort_seconds.labels(transport)
         self.cached_tokens = metrics.prefill_tokens.labels(transport, "cached")
         self.computed_tokens = metrics.prefill_tokens.labels(transport, "computed")
+        self.recomputed_tokens = metrics.prefill_tokens.labels(transport, "recomputed")
         self.output_tokens = metrics.output_tokens.labels(transport)
 
     def connected(self, outcome: str) -> None:

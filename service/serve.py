@@ -24,7 +24,6 @@ import transports.http
 from service import models
 from service.backends import Backend
 from service.backends.http import Deadlines, HttpClient
-from service.backends.llama_cpp.backend import LlamaCpp
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
 from service.cache import Bounds, NodeCache, SegmentCache
@@ -36,8 +35,14 @@ from service.metrics import Metrics
 from service.moderation import Classifier
 from service.moderation.remote import RemoteClassifier
 from service.moderation.rules import RulesClassifier
+from service.rendering.proof import Proof
 from service.router import Router
 from service.sealing import Seal
+from service.servers import Roster, Server, alone
+from service.servers.adapters import Adapters
+from service.servers.detection import usual_url
+from service.servers.file import read
+from service.servers.fleet import Fleet
 from service.store.memory import MemoryConversations, MemoryStore
 from transports.health import serve_health
 from transports.http import Address
@@ -65,7 +70,7 @@ class Service:
 
 
 @asynccontextmanager
-async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
+async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
     """Run the service for as long as the context lasts, then let its clients go gracefully."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, for little
     registry = CollectorRegistry()
@@ -74,26 +79,29 @@ async def running(config: Config, backend: Backend) -> AsyncIterator[Service]:
     metrics, keys = Metrics(registry), _keys(config)
     _compile_codec()
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(backend.stop)
-        await backend.start()
+        router = Router(aliases=roster.aliases)
+        proof = Proof(config.identity_check_every, lambda o: metrics.token_identity.labels(o).inc())
+        fleet = Fleet(roster, router, Adapters(proof).of, metrics)
+        stack.push_async_callback(fleet.stop)
+        await fleet.start()
         policies = _policies(config)
         for classifier in policies.classifiers:
             stack.callback(classifier.close)
         limits = config.engine_limits()
-        engine = Engine(Router([backend]), _stores(config, metrics), metrics, limits, policies)
+        engine = Engine(router, _stores(config, metrics), metrics, limits, policies)
         service = await _listen(config, engine, keys, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
 
 
-async def serve(config: Config, backend: Backend, ready: Callable[[Service], None]) -> None:
+async def serve(config: Config, roster: Roster, ready: Callable[[Service], None]) -> None:
     """Run the service until SIGTERM or SIGINT; call `ready` once it listens."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_defect)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with running(config, backend) as service:
+    async with running(config, roster) as service:
         _settle_memory()
         log.info("serving", models=service.models, websocket=service.websocket_url)
         ready(service)
@@ -102,17 +110,28 @@ async def serve(config: Config, backend: Backend, ready: Callable[[Service], Non
     log.info("stopped")
 
 
-def remote_backend(config: Config) -> Backend:
-    """Make the adapter of a model server that is not in this process, or of the simulator."""
+def roster_of(config: Config) -> Roster:
+    """Return the model servers of a configuration that are not embedded, nor to be detected.
+
+    Raises `BadModelsFile` and `OSError`.
+    """
+    if config.models_file:
+        return read(config.models_file)
     if config.backend == "simulator":
         speed = Speed(
             first_token=config.simulator_first_token_seconds,
             prefill=config.simulator_prefill_seconds_per_token,
             tokens_per_second=config.simulator_tokens_per_second,
         )
-        return Simulator(speed=speed)
-    key = config.backend_api_key
-    return LlamaCpp(config.backend_url, key.get_secret_value() if key else None)
+        return alone(Simulator(speed=speed))
+    server = Server(
+        name=config.backend,
+        kind=config.backend,
+        url=config.backend_url or usual_url(config.backend),
+        api_key=config.backend_api_key,
+        tokenizer=config.backend_tokenizer,
+    )
+    return Roster(servers=[server], strict=True)
 
 
 def embedded_backend(config: Config, weights: Path) -> Backend:

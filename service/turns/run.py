@@ -146,9 +146,7 @@ class Run:
             self._working = None
             self._caller.settling(self.plan.stream_id)
 
-    async def _watched(
-        self, work: Callable[[Silence], Awaitable[Renderings]]
-    ) -> Renderings:
+    async def _watched(self, work: Callable[[Silence], Awaitable[Renderings]]) -> Renderings:
         """Have the model server work for as long as it shows signs of life."""
         try:
             async with asyncio.timeout(None) as deadline:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.config import Config, settings_table
+from service.serve import roster_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +67,36 @@ def test_origins_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNWIRE_BACKEND_API_KEY", "hush")
     assert "hush" not in repr(Config())
+
+
+def test_a_models_file_and_a_backend_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused(monkeypatch, TURNWIRE_MODELS_FILE="models.toml", TURNWIRE_BACKEND="auto")
+    assert "TURNWIRE_MODELS_FILE" in said
+
+
+@pytest.mark.parametrize("backend", ["vllm", "llama.cpp", "ollama"])
+def test_a_backend_has_a_usual_address(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setenv("TURNWIRE_BACKEND", backend)
+    [server] = roster_of(Config()).servers
+    assert server.kind == backend
+    assert server.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("backend", "url"),
+    [
+        ("openai", ""),
+        ("vllm-grpc", ""),
+        ("vllm-grpc", "http://127.0.0.1:1"),
+        ("vllm", "127.0.0.1:8000"),
+        ("vllm", "http://me:hush@127.0.0.1"),
+    ],
+)
+def test_an_address_must_fit_the_backend(
+    monkeypatch: pytest.MonkeyPatch, backend: str, url: str
+) -> None:
+    said = refused(monkeypatch, TURNWIRE_BACKEND=backend, TURNWIRE_BACKEND_URL=url)
+    assert "TURNWIRE_BACKEND_URL: expected an address" in said
 
 
 def test_the_documentation_lists_every_setting() -> None:

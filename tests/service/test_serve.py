@@ -184,6 +184,41 @@ async def test_a_model_server_that_is_not_there_is_said_plainly() -> None:
     assert "Traceback" not in "".join(service.said)
 
 
+async def test_a_models_file_says_who_serves(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[servers.one]\nkind = "simulator"\nmodels = ["fast"]\n'
+        '[servers.two]\nkind = "simulator"\nmodels = ["fast"]\n'
+        '[servers.gone]\nkind = "llama.cpp"\nurl = "http://127.0.0.1:9"\nmodels = ["slow"]\n'
+        '[aliases]\nsimulator = "fast"\n'
+    )
+    async with started("--models", str(path)) as service:
+        assert (await ask(service.websocket, CANARY))[-1]["type"] == "response.completed"
+        metrics = await service.get("/metrics")
+    assert 'turnwire_server_up{server="one"} 1.0' in metrics
+    assert 'turnwire_server_up{server="gone"} 0.0' in metrics
+    said = "".join(service.said)
+    assert "server_down" in said
+    assert "fast, slow, simulator" in said
+
+
+async def test_a_bad_models_file_is_told_by_place(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text('[servers.one]\nurl = "http://127.0.0.1:9"\nwieght = 1\n')
+    async with started("--models", str(path)) as service:
+        assert await service.end() == 1
+    said = "".join("".join(service.said).split())
+    assert "servers.one.wieghtisunknown" in said
+    assert "Traceback" not in said
+
+
+async def test_a_models_file_that_is_not_there_is_named() -> None:
+    async with started("--models", "nowhere.toml") as service:
+        assert await service.end() == 1
+    assert "nowhere.toml" in "".join(service.said)
+    assert "Traceback" not in "".join(service.said)
+
+
 @pytest.mark.parametrize("name", ["serve", "demo", "settings", "models", "keys"])
 async def test_every_command_explains_itself(name: str) -> None:
     process = await asyncio.create_subprocess_exec(

@@ -202,9 +202,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(
-    stage: str, make: Callable[[Gate], Backend] = Staged
-) -> AsyncIterator[World]:
+async def world(stage: str, make: Callable[[Gate], Backend] = Staged) -> AsyncIterator[World]:
     opened = World(stage, make)
     opened.connection = opened.engine.connect("alice", "test", opened)
     try:
