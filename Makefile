@@ -8,7 +8,7 @@ SERVICES := $(wildcard proto/turnwire/v1/*_service.proto)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := check
-.PHONY: check lint types imports proto proto-check proto-breaking test demo serve bench clean install
+.PHONY: check lint types imports proto proto-check proto-breaking test test-vllm demo serve bench clean install
 
 check: lint types imports proto-check test
 
@@ -31,6 +31,12 @@ serve: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest
+
+# The adapters against a real vLLM on this machine's CPU: 4 GB and some minutes, the first time.
+test-vllm: export TEST_VLLM ?= $(HOME)/.cache/turnwire/vllm
+test-vllm: $(READY)
+	@PYTHONPATH=.:proto $(BIN)/python -m tests.vllm.lab setup
+	@$(BIN)/python -m pytest tests/vllm -rs
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks.turns
