@@ -131,7 +131,7 @@ class Names:
         """Return the next item with its id."""
         own = item_id_of(item)
         free = own and own not in self._taken
-        name = own if free else _free(self._draw(_prefix_of(item), self._index), self._taken)
+        name = own if free else _free(self._draw(prefix_of(item), self._index), self._taken)
         self._taken.add(name)
         self._index += 1
         return item if name == own else with_id(item, name)
@@ -173,7 +173,8 @@ def _members(item: items_pb2.Item) -> dict[str, Any]:
     return strict_json.parse_object(item.other_json or "{}")
 
 
-def _prefix_of(item: items_pb2.Item) -> str:
+def prefix_of(item: items_pb2.Item) -> str:
+    """Return what an item's id begins with, by its kind."""
     return _PREFIXES.get(item.WhichOneof("kind") or "", _PREFIX)
 
 

@@ -39,6 +39,10 @@ class Prompt:
     """The same for all turns of a conversation tree: a hint where its cache is."""
     tenant: str
     """Whose conversation it is: caches are never shared between tenants."""
+    store: bool = False
+    """Whether the turn may be stored: what may not is never written, by nobody."""
+    include: frozenset[str] = frozenset()
+    """What the client wants in the output beyond the usual, as the protocol names it."""
 
 
 class Text(NamedTuple):
@@ -92,6 +96,12 @@ class CallText(NamedTuple):
     text: str
 
 
+class WholeItem(NamedTuple):
+    """What the model server made by itself and tells at once: the call of a tool of its own, say."""
+
+    item: items_pb2.Item
+
+
 class ItemEnds(NamedTuple):
     """The open item is finished, although another of the same kind may follow."""
 
@@ -118,6 +128,7 @@ Produced: TypeAlias = (
     | FunctionCallBegins
     | CustomCallBegins
     | CallText
+    | WholeItem
     | ItemEnds
     | Finished
 )

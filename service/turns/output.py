@@ -84,6 +84,8 @@ FORMS: dict[tuple[type[Produced], str], Form] = {
     (CallText, "function_call"): Form("function_call", "function_call_arguments", "arguments"),
     (CallText, "custom_tool_call"): Form("custom_tool_call", "custom_tool_call_input", "input"),
 }
+STREAMED = frozenset(item for _, item in FORMS)
+"""The kinds of items that are told piece by piece; others are told whole."""
 ITEM_OF: dict[type[Produced], str] = {piece: item for piece, item in FORMS if piece is not CallText}
 """The kind of item that a piece of output begins. A call's text needs its call."""
 ITEM_OF[ScoredText] = ITEM_OF[Text]
@@ -249,6 +251,16 @@ def add_usage(usage: responses_pb2.Usage, finished: Finished) -> None:
     usage.output_tokens += finished.output_tokens
     usage.output_tokens_details.reasoning_tokens += finished.reasoning_tokens
     usage.total_tokens += finished.input_tokens + finished.output_tokens
+
+
+def whole(
+    index: int, item: items_pb2.Item
+) -> tuple[events_pb2.ServerEvent, events_pb2.ServerEvent]:
+    """Say that an item begins and is finished."""
+    return (
+        told("output_item_added", output_index=index, item=item),
+        told("output_item_done", output_index=index, item=item),
+    )
 
 
 def compacting(index: int, item_id: str) -> tuple[events_pb2.ServerEvent, events_pb2.ServerEvent]:

@@ -78,6 +78,8 @@ def prompt_of(plan: Plan, means: Means, conversation: str) -> Prompt:
         extra_json=request.extra_json,
         conversation=conversation,
         tenant=plan.tenant,
+        store=request.store,
+        include=request.include,
     )
 
 

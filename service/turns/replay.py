@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.backends import Produced
-from service.turns.output import FORMS, OpenItem, compacting, terminal, told
+from service.turns.output import FORMS, STREAMED, OpenItem, compacting, terminal, told, whole
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2, state_pb2
 
 _VARIANTS = events_pb2.ServerEvent.DESCRIPTOR.fields_by_name
@@ -105,6 +105,9 @@ def _item(
     kind = item.WhichOneof("kind") or ""
     if kind == "compaction":
         yield from compacting(index, item.compaction.id)
+    elif kind not in STREAMED:
+        yield from whole(index, item)
+        return
     else:
         body = getattr(item, kind)
         fields = {

@@ -18,10 +18,21 @@ from service.backends import (
     Produced,
     ScoredText,
     Text,
+    WholeItem,
 )
 from service.errors import ModelError
+from service.paging import prefix_of, with_id
 from service.requests.calls import tie
-from service.turns.output import ITEM_OF, OpenItem, Stream, add_usage, compacting, terminal, told
+from service.turns.output import (
+    ITEM_OF,
+    OpenItem,
+    Stream,
+    add_usage,
+    compacting,
+    terminal,
+    told,
+    whole,
+)
 from service.turns.replay import replay
 from turnwire.delta import Delta, Event
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2, state_pb2
@@ -234,6 +245,8 @@ class Turn:
                 self._begin_call("function_call", piece, events)
             case CustomCallBegins():
                 self._begin_call("custom_tool_call", piece, events)
+            case WholeItem():
+                self._add_whole(piece.item, events)
             case ScoredText() if self._stream is not None and self._stream.grows_by is Text:
                 events.append(self._numbered(self._stream.scored(piece)))
             case _:
@@ -260,6 +273,17 @@ class Turn:
         call_id = ids.item_id("call", self.response.id, len(self.response.output))
         self._begin_item(kind, events, call_id=call_id, name=piece.name, namespace=piece.namespace)
         self._open_stream(CallText(""), events)
+
+    def _add_whole(self, made: items_pb2.Item, events: list[Event]) -> None:
+        """Tell of an item that is finished when it begins, under an id of ours."""
+        self._end_item(events, "completed")
+        if self.over:
+            return
+        index = len(self.response.output)
+        item = with_id(made, ids.item_id(prefix_of(made), self.response.id, index))
+        self.response.output.append(item)
+        events += map(self._numbered, whole(index, item))
+        self._stop_if_steered()
 
     def _begin_item(self, kind: str, events: list[Event], **fields: str | None) -> None:
         if kind == "message":

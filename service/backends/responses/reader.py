@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
-import structlog
 
 from service.backends import (
     CallText,
@@ -22,6 +21,7 @@ from service.backends import (
     RefusalText,
     ScoredText,
     Text,
+    WholeItem,
 )
 from service.backends.responses.errors import failure, senseless
 from service.backends.responses.fragments import Made, Told, kept
@@ -29,11 +29,8 @@ from service.errors import ModelError
 from turnwire import json_codec
 from turnwire.v1 import items_pb2
 
-log = structlog.get_logger(__name__)
-
 _NO_EVENT = b"[DONE]"
 _PARAGRAPH = "\n\n"
-_LONGEST_TYPE = 64  # of what a log may repeat
 _DELTAS: Mapping[str, Callable[[str], Produced]] = {
     "response.output_text.delta": Text,
     "response.refusal.delta": RefusalText,
@@ -142,20 +139,17 @@ class Reader:
         told = [] if self._begun else _begins(item)
         if not self._streamed:
             told += _whole(item)
-        if item["type"] in _TOLD and item.get("status") != "incomplete":
+        if item["type"] not in _TOLD:
+            told.append(WholeItem(json_codec.decode(items_pb2.Item, orjson.dumps(item))))
+        elif item.get("status") != "incomplete":
             told.append(ItemEnds())
         self._keep(item)
         self._begun = self._streamed = False
         return told
 
     def _keep(self, item: dict[str, Any]) -> None:
-        kind = item["type"]
-        if kind in _CALLS:
+        if item["type"] in _CALLS:
             self._calls.append(_text(item["call_id"]))
-        elif kind not in _TOLD:
-            log.warning(
-                "the model server made what clients are not told", item=kind[:_LONGEST_TYPE]
-            )
         self._items.append(kept(item))
 
 

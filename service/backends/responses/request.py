@@ -44,11 +44,8 @@ def request_of(prompt: Prompt, terms: Terms) -> responses_pb2.CreateResponse:
 
 
 def may_store(prompt: Prompt, terms: Terms) -> bool:
-    """Tell whether the upstream may keep the turn: only where its client has said so itself.
-
-    A client that says nothing may be continuing what it did not want to have stored.
-    """
-    return terms.state == "stored" and prompt.settings.store
+    """Tell whether the upstream may keep the turn: only where it may be stored here, too."""
+    return terms.state == "stored" and prompt.store
 
 
 def http_body(
@@ -99,7 +96,8 @@ def _passed_on(asked: responses_pb2.Settings) -> responses_pb2.Settings:
 
 def _included(prompt: Prompt, terms: Terms) -> set[str]:
     """Return what the output is to include. Models that do not think refuse to seal thoughts."""
-    included = {*terms.include, *([_LOGPROBS] if prompt.logprobs else [])}
+    included = {*terms.include, *(prompt.include - {_THOUGHTS})}
+    included |= {_LOGPROBS} if prompt.logprobs else set()
     if prompt.settings.HasField("reasoning") and not may_store(prompt, terms):
         included.add(_THOUGHTS)
     return included

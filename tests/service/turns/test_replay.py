@@ -19,6 +19,7 @@ from service.backends import (
     RefusalText,
     ScoredText,
     Text,
+    WholeItem,
 )
 from service.errors import ModelError
 from service.turns.replay import replay
@@ -30,6 +31,8 @@ Told: TypeAlias = list[events_pb2.ServerEvent]
 Act: TypeAlias = Callable[[Turn], Sequence[Event]]
 """Something that happens to a turn while it runs."""
 
+SEARCHED = items_pb2.Item(other_json='{"type":"web_search_call","id":"ws_1"}')
+FOUND = items_pb2.Item(function_call_output=items_pb2.FunctionCallOutput(call_id="c"))
 FAILED = ModelError("server_error", "The model server is gone.")
 
 
@@ -102,6 +105,7 @@ OTHERS = st.one_of(
     st.builds(ReasoningText, TEXTS),
     st.builds(ReasoningSummaryText, TEXTS),
     st.just(ItemEnds()),
+    st.sampled_from([WholeItem(SEARCHED), WholeItem(FOUND)]),
 ).map(lambda piece: [piece])
 BATCHES: st.SearchStrategy[list[Produced]] = st.lists(st.one_of(OTHERS, CALLS), max_size=5).map(
     lambda pieces: [piece for several in pieces for piece in several]

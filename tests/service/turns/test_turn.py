@@ -17,12 +17,13 @@ from service.backends import (
     ReasoningText,
     RefusalText,
     Text,
+    WholeItem,
 )
 from service.errors import ModelError
 from service.turns.turn import Turn
 from turnwire import json_codec
 from turnwire.delta import Event, to_message
-from turnwire.v1 import events_pb2, responses_pb2
+from turnwire.v1 import events_pb2, items_pb2, responses_pb2
 
 STOP = Finished("stop", input_tokens=7, cached_tokens=3, output_tokens=2)
 
@@ -45,6 +46,23 @@ def played(
 
 def kinds(events: Sequence[events_pb2.ServerEvent]) -> list[str | None]:
     return [event.WhichOneof("kind") for event in events]
+
+
+def test_an_item_that_comes_whole_is_told_at_once_under_an_id_of_ours() -> None:
+    searched = items_pb2.Item(other_json='{"type":"web_search_call","id":"ws_1","new":[2.50]}')
+    events = played([Text("Well."), WholeItem(searched), Text("Found.")], [STOP])
+    response = events[-1].completed.response
+    assert [item.WhichOneof("kind") for item in response.output] == [
+        "message",
+        "other_json",
+        "message",
+    ]
+    whole = response.output[1]
+    assert whole.other_json != searched.other_json
+    assert '"new":[2.50]' in whole.other_json
+    assert f"{'1' * 32}" in whole.other_json
+    assert [e.output_item_added.item for e in events if e.HasField("output_item_added")][1] == whole
+    assert [e.output_item_done.item for e in events if e.HasField("output_item_done")][1] == whole
 
 
 def test_text_is_told_in_the_protocols_order() -> None:

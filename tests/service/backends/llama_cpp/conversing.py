@@ -113,6 +113,7 @@ def prompt(
         extra_json=extra,
         conversation=conversation,
         tenant=tenant,
+        store=bool(settings.get("store")),
     )
 
 

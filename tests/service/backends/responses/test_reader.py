@@ -13,6 +13,7 @@ from service.backends import (
     ReasoningText,
     RefusalText,
     Text,
+    WholeItem,
 )
 from service.backends.responses.fragments import Dialect, Told
 from service.backends.responses.reader import Reader
@@ -138,7 +139,10 @@ def test_what_only_the_upstream_can_read_goes_back_to_it_as_it_came() -> None:
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"}
     search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
     reader = Reader()
-    assert reader.read([item("done", **thought), item("done", **search)]) == [ItemEnds()]
+    told_of = reader.read([item("done", **thought), item("done", **search)])
+    assert told_of[0] == ItemEnds()
+    assert isinstance(told_of[1], WholeItem)
+    assert orjson.loads(told_of[1].item.other_json) == search
     reader.read([completed()])
     segment = Segment(None, [user("hello")], reader.finished(told(), "resp_1").rendered)
     later = Told.of(prompt(user("more"), history=[segment]), DIALECT)
