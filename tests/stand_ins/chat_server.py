@@ -262,7 +262,10 @@ class ChatServer:
             "id_slot": 0,
             "temperature": body.get("temperature", 0),
             "stop": body.get("stop", []),
+            "ignore_eos": body.get("ignore_eos", False),
         }
+        if form := body.get("response_format"):
+            options["json_schema"] = form["json_schema"]["schema"]
         if function := answer.forced:
             options["json_schema"] = _call_schema(function)
         return options

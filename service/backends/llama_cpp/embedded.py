@@ -17,6 +17,7 @@ from service.backends import Produced, Prompt
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Renderings
 from service.errors import ModelError
+from service.rendering.proof import Proof
 
 _SILENT = -1
 
@@ -51,8 +52,9 @@ class Embedded:
     kind = LlamaCpp.kind
     capabilities = LlamaCpp.capabilities
 
-    def __init__(self, model: EmbeddedModel) -> None:
+    def __init__(self, model: EmbeddedModel, proof: Proof | None = None) -> None:
         self._wanted = model
+        self._proof = proof
         self._server: xllamacpp.Server | None = None
         self._backend: LlamaCpp
 
@@ -72,7 +74,11 @@ class Embedded:
         wanted = self._wanted
         spilled = wanted.spilled if wanted.spill_directory else 0
         self._backend = LlamaCpp(
-            server.listening_address, key, defaults=wanted.defaults, spilled=spilled
+            server.listening_address,
+            key,
+            defaults=wanted.defaults,
+            proof=self._proof,
+            spilled=spilled,
         )
         await self._backend.start()
 

@@ -9,7 +9,7 @@ from service.backends.llama_cpp.completion import Sampled, Stopped
 from service.backends.llama_cpp.server import LlamaServer
 from service.backends.llama_cpp.slots import Lease
 from service.conversation import Rendered, Renderings
-from service.errors import ModelError
+from service.errors import Unavailable
 from service.parsing import Reader
 from service.parsing.forcing import CallEnd
 from service.parsing.texts import TextReader
@@ -58,7 +58,7 @@ class Generation:
                 if batch := [piece for event in events for piece in self._take(event, reader)]:
                     yield batch
         if len(self._stops) == stops:
-            raise ModelError("server_error", "The model server broke off.")
+            raise Unavailable("server_error", "The model server broke off.")
         await self.write(self._pieces)
         self._pieces = []
 

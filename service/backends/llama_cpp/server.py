@@ -10,7 +10,7 @@ import orjson
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.completion import Completion, ScoredCompletion, decoded
 from service.conversation import Rendered
-from service.errors import ModelError
+from service.errors import ModelError, Unavailable
 from service.rendering import Piece
 
 _BREAK = -1  # no token has this id, and /tokenize passes ids through
@@ -197,6 +197,8 @@ def _error(status: int, content: bytes) -> ModelError:
         return ModelError(
             "invalid_prompt", "The model server refused the request's parameters or schema."
         )
+    if status in {429, 503}:  # it loads its model, as a rule
+        return Unavailable("server_error", "The model server is not ready.")
     if status in {401, 403}:
         return ModelError("server_error", "The model server refused its API key.")
     return ModelError("server_error", f"The model server answered with HTTP status {status}.")

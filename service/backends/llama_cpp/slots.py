@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from service.errors import ModelError
+from service.errors import Unavailable
 
 
 class Owner(NamedTuple):
@@ -65,7 +65,7 @@ class Slots:
 
     @asynccontextmanager
     async def lease(self, owner: Owner) -> AsyncGenerator[Lease]:
-        """Lease the slot that fits best; wait in line while all are busy. Raises `ModelError`."""
+        """Lease the slot that fits best; wait in line while all are busy. Raises `Unavailable`."""
         await self._acquire()
         slot = self._choose(owner)
         before = self._idle.pop(slot)
@@ -83,7 +83,7 @@ class Slots:
             async with asyncio.timeout(self._deadline):
                 await self._free.acquire()
         except TimeoutError as error:
-            raise ModelError("rate_limit_exceeded", "The model is busy; try again.") from error
+            raise Unavailable("rate_limit_exceeded", "The model is busy; try again.") from error
 
     async def _exchange(self, lease: Lease, before: Owner | None, owner: Owner) -> None:
         """Save what the slot holds, and restore what was saved of its new owner."""
