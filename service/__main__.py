@@ -1,4 +1,4 @@
-"""The command line: `turnwire serve`, `turnwire demo`, `turnwire models`, `turnwire keys`."""
+"""The command line: `turnwire serve`, `demo`, `models`, `keys`, `bench`."""
 
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,9 @@ from compare.agent import AgentFailed
 from compare.clients import Disconnected
 from compare.demo import demo as play
 from service import logs, models
+from service.bench.report import as_json, table
+from service.bench.rows import Row, Size, rows
+from service.bench.subjects import Candidate, candidates
 from service.config import Config, settings_table
 from service.errors import ModelError
 from service.keys import BadKeyFile, new_key
@@ -36,16 +40,29 @@ models_app = typer.Typer(
     help="The embedded models, and the model servers on this machine.", no_args_is_help=True
 )
 keys_app = typer.Typer(help="The keys of clients.", no_args_is_help=True)
+bench_app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 app.add_typer(keys_app, name="keys")
 console = Console(stderr=True)
+
+_UNNAMED = {"auto", "embedded"}
+"""Where no model server is named."""
+_PAGE = 140  # characters, where there is no terminal
 
 BackendName = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="embedded (default), auto (whatever listens on this machine), simulator, "
-        "or the model server's kind: llama.cpp, vllm, sglang, ollama, openai...",
+        help="embedded (default), auto (whatever listens on this machine, or what listens at --url), "
+        "simulator, or the model server's kind: llama.cpp, vllm, sglang, ollama, openai...",
+    ),
+]
+BackendUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Where the model server listens; by default at its usual port on this machine.",
     ),
 ]
 ModelsFile = Annotated[
@@ -55,19 +72,23 @@ ModelsFile = Annotated[
 
 
 @app.command("serve")
-def serve_command(backend: BackendName = None, models: ModelsFile = None) -> None:
+def serve_command(
+    backend: BackendName = None, url: BackendUrl = None, models: ModelsFile = None
+) -> None:
     """Serve until SIGTERM or Ctrl-C; turns that run are finished first."""
-    config = _config({"backend": backend, "models_file": models})
+    config = _config({"backend": backend, "backend_url": url, "models_file": models})
     _run(serve(config, _roster(config), _announce))
 
 
 @app.command("demo")
-def demo_command(backend: BackendName = None, models: ModelsFile = None) -> None:
+def demo_command(
+    backend: BackendName = None, url: BackendUrl = None, models: ModelsFile = None
+) -> None:
     """Start a service on free ports and watch an agent use it, over WebSocket and over gRPC."""
     free = "127.0.0.1:0"
     ports = ("http_address", "grpc_address", "health_address", "operations_address")
     quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
-    given = {"backend": backend, "models_file": models, **quiet}
+    given = {"backend": backend, "backend_url": url, "models_file": models, **quiet}
     config = _config(given).model_copy(update={"api_keys_file": None})
     _run(_demo(config, _roster(config)))
 
@@ -117,6 +138,35 @@ def new_command(tenant: str) -> None:
     typer.echo(line)
 
 
+@bench_app.command("render")
+def bench_render_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(help="A directory with a model's tokenizer and template; may be repeated."),
+    ] = None,
+    renderer: Annotated[
+        list[str] | None,
+        typer.Option(help="What a renderer's name begins with; may be repeated."),
+    ] = None,
+    turns: Annotated[int, typer.Option(min=2, help="Turns of the conversation.")] = 200,
+    tokens: Annotated[int, typer.Option(min=1000, help="Tokens of the conversation.")] = 100_000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON at the end.")] = False,  # noqa: FBT002
+) -> None:
+    """Show what a turn's prompt costs: rendered turn by turn, and at once. Fails if their ids differ.
+
+    Without files it makes vocabularies, and takes one template of each family.
+    """
+    logs.configure("error", "console")
+    if not (found := candidates(files or [], renderer or [])):
+        _stop("There is no renderer of that name.")
+    size = Size(turns, tokens)
+    told = uvloop.run(_benched(found, size, console if json else Console()))
+    if json:
+        typer.echo(as_json(told, size))
+    if any(row.differs for row in told):
+        _stop("Rendered turn by turn, a conversation came to other ids than at once.")
+
+
 def main() -> None:
     """Run the command line."""
     app()
@@ -131,6 +181,18 @@ async def _demo(config: Config, roster: Roster) -> None:
             console=Console(),
             model=service.models[0],
         )
+
+
+async def _benched(found: Sequence[Candidate], size: Size, screen: Console) -> Sequence[Row]:
+    """Show rows while they grow, and return them. What is no terminal is shown them once, at the end."""
+    told: dict[str, Row] = {}
+    screen.width = screen.width if screen.is_terminal else _PAGE
+    with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+        async for row in rows(found, size):
+            told[row.name] = row
+            live.update(table(told.values(), size), refresh=screen.is_terminal)
+    screen.print()
+    return list(told.values())
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -164,9 +226,9 @@ def _problem(error: ErrorDetails) -> str:
 def _roster(config: Config) -> Roster:
     """Find out which model servers there are to be. What an operator can mend is said in a sentence."""
     try:
-        if config.models_file or config.backend not in {"auto", "embedded"}:
+        if config.models_file or config.backend_url or config.backend not in _UNNAMED:
             return roster_of(config)
-    except (OSError, BadModelsFile) as error:
+    except BadModelsFile as error:
         _stop(str(error))
     if config.backend == "auto":
         if found := uvloop.run(detect()):

@@ -16,13 +16,14 @@ from service.engine import EngineLimits
 from service.limits import MIB, Limits, TurnLimits
 from service.servers import Kind
 from service.servers.detection import usual_url
-from service.servers.file import checked_address
+from service.servers.file import check_tokenizer, checked_address
 from service.session import SessionLimits
 
 _PREFIX = "TURNWIRE_"
 _ELSEWHERE = {"TURNWIRE_CACHE_DIR"}
 """Names that other modules read."""
-_NOT_REMOTE = {"embedded", "auto", "simulator"}
+_IN_PROCESS = {"embedded", "simulator"}
+_UNNAMED = {*_IN_PROCESS, "auto"}
 
 
 class Config(BaseSettings):
@@ -45,7 +46,9 @@ class Config(BaseSettings):
         description="without such a file: the model server's kind; auto is whatever listens on this machine",
     )
     backend_url: str | None = Field(
-        None, description="where it listens; by default at its usual port on this machine"
+        None,
+        description="where it listens, by default at its usual port on this machine; "
+        "with auto it is asked what it is",
     )
     backend_api_key: SecretStr | None = Field(None, description="that server's API key")
     backend_tokenizer: Path | None = Field(
@@ -205,15 +208,29 @@ class Config(BaseSettings):
                 raise ValueError(
                     f"{_PREFIX}MODELS_FILE says it all: {_PREFIX}BACKEND* cannot be set beside it"
                 )
-        elif self.backend not in _NOT_REMOTE:
-            self._check_backend_url()
+        elif self.backend_url or self.backend not in _UNNAMED:
+            self._check_backend()
+        elif self.backend_tokenizer:
+            raise ValueError(
+                f"{_PREFIX}BACKEND_TOKENIZER is for one server: set {_PREFIX}BACKEND_URL"
+            )
         return self
 
-    def _check_backend_url(self) -> None:
+    def _check_backend(self) -> None:
+        """Refuse what does not fit, or would silently mean nothing while another model answers."""
+        if self.backend in _IN_PROCESS:
+            raise ValueError(
+                f"{_PREFIX}BACKEND_URL: nothing is asked there with {_PREFIX}BACKEND={self.backend}. "
+                "Name the kind of that server, or auto"
+            )
         try:
             checked_address(self.backend_url or usual_url(self.backend), self.backend)
         except ValueError as error:
             raise ValueError(f"{_PREFIX}BACKEND_URL: {error}") from None
+        try:
+            check_tokenizer(self.backend_tokenizer, self.backend)
+        except ValueError as error:
+            raise ValueError(f"{_PREFIX}BACKEND_TOKENIZER: {error}") from None
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:

@@ -40,7 +40,7 @@ from service.router import Router
 from service.sealing import Seal
 from service.servers import Roster, Server, alone
 from service.servers.adapters import Adapters
-from service.servers.detection import usual_url
+from service.servers.detection import name_of, usual_url
 from service.servers.file import read
 from service.servers.fleet import Fleet
 from service.store.memory import MemoryConversations, MemoryStore
@@ -113,7 +113,7 @@ async def serve(config: Config, roster: Roster, ready: Callable[[Service], None]
 def roster_of(config: Config) -> Roster:
     """Return the model servers of a configuration that are not embedded, nor to be detected.
 
-    Raises `BadModelsFile` and `OSError`.
+    Raises `BadModelsFile`.
     """
     if config.models_file:
         return read(config.models_file)
@@ -124,10 +124,11 @@ def roster_of(config: Config) -> Roster:
             tokens_per_second=config.simulator_tokens_per_second,
         )
         return alone(Simulator(speed=speed))
+    url = config.backend_url or usual_url(config.backend)
     server = Server(
-        name=config.backend,
+        name=name_of(url),
         kind=config.backend,
-        url=config.backend_url or usual_url(config.backend),
+        url=url,
         api_key=config.backend_api_key,
         tokenizer=config.backend_tokenizer,
     )
@@ -148,11 +149,11 @@ def embedded_backend(config: Config, weights: Path) -> Backend:
 
 
 async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitStack) -> Service:
-    """Open all ports. What accepts clients opens last and closes first."""
-    limits, registry = config.limits(), engine.metrics.registry
+    """Open all ports. What accepts clients opens last and closes first; until then nobody is sent here."""
+    limits, registry, opened = config.limits(), engine.metrics.registry, asyncio.Event()
 
     def ready() -> bool:
-        return engine.ready
+        return opened.is_set() and engine.ready
 
     operations = await serve_operations(ready, registry, _address(config.operations_address))
     stack.push_async_callback(operations.stop)
@@ -162,6 +163,7 @@ async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitSt
     stack.push_async_callback(grpc.stop, _STOP_SECONDS)
     http = await transports.http.serve(engine, keys, limits, _address(config.http_address))
     stack.push_async_callback(http.stop)
+    opened.set()
     return Service(
         engine,
         f"ws://{_host(config.http_address)}:{http.port}/v1/responses",

@@ -21,6 +21,7 @@ _READ_AHEAD = 1024 * 1024  # bytes of a body that may wait before the socket is 
 _MOST = 32 * 1024 * 1024  # bytes of a body that is read as a whole
 _KEEP = 4.0  # seconds; model servers close idle connections after 5
 _KEPT = 32  # idle connections
+_FINAL = 200  # statuses below only say that an answer will come
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +76,15 @@ class _Connection(asyncio.Protocol):
         self._lost = True
         self._progress.set()
 
+    def on_message_begin(self) -> None:
+        """Refuse an answer that nobody asked for; called by the parser."""
+        if self._complete:  # the next to ask would be told it as if it were theirs
+            raise ConnectionAbortedError
+
     def on_headers_complete(self) -> None:
         """Note the status; called by the parser, which knows only now whether the server goes on."""
-        self.status = self._parser.get_status_code()
+        status = self._parser.get_status_code()
+        self.status = status if status >= _FINAL else 0
         self._kept_alive = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
@@ -85,8 +92,8 @@ class _Connection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """Note the end of the answer; called by the parser."""
-        self._complete = True
+        """Note the end of the answer; called by the parser, also for one that announces another."""
+        self._complete = self.status > 0
 
     def send(self, request: Sequence[bytes]) -> None:
         """Begin an exchange. Raises `ConnectionResetError` if the server has just closed."""

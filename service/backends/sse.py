@@ -14,22 +14,20 @@ class Events:
 
     def __init__(self, largest: int = _LARGEST) -> None:
         self._largest = largest
-        self._line: list[bytes] = []  # pieces of the line that is not whole yet
+        self._line = bytearray()  # what there is of the line that is not whole yet
         self._data: list[bytes] = []  # lines of the event that is not whole yet
-        self._bytes = 0
+        self._bytes = 0  # of those lines, each with its end
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Return the data of the events that have become whole. Raises `ModelError` if one is too large."""
         whole, newline, rest = piece.rpartition(b"\n")
         events: list[bytes] = []
         if newline:
-            lines = b"".join([*self._line, whole]).split(b"\n")
+            lines = (bytes(self._line) + whole).split(b"\n")
             self._line.clear()
             events = [event for line in lines if (event := self._read(line)) is not None]
-            self._bytes = sum(map(len, self._data))
-        self._line.append(rest)
-        self._bytes += len(rest)
-        if self._bytes > self._largest:
+        self._line += rest
+        if self._bytes + len(self._line) > self._largest:
             raise ModelError("server_error", "The model server sent an event that is too large.")
         return events
 
@@ -37,7 +35,8 @@ class Events:
         """Return the data of the event that a line ends, if it ends one."""
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" ").removesuffix(b"\r"))
+            self._bytes += len(line) + 1
         elif self._data and line in {b"", b"\r"}:
-            data, self._data = b"\n".join(self._data), []
+            data, self._data, self._bytes = b"\n".join(self._data), [], 0
             return data
         return None

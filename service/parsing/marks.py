@@ -132,10 +132,10 @@ def _object(calls: JsonCalls, name_key: str, arguments_key: str) -> ObjectForm:
     before = calls.before_name[: calls.before_name.index("{")].rstrip()
     opening = _opening(before)
     after = calls.after_arguments[max(0, calls.after_arguments.rfind("}")) :]
-    start = rf"\s*{opening.pattern}\s*"
+    start = rf"\s*+{opening.pattern}\s*+"
     if opening.repeats:
-        start = rf"\s*(?:{opening.pattern}\s*\[?)?\s*"
-    head = rf'\{{\s*"{name_key}"\s*:\s*"{_NAME}"\s*,\s*"{arguments_key}"\s*:\s*(?=\{{)'
+        start = rf"\s*+(?:{opening.pattern}\s*+\[?)?\s*+"
+    head = rf'\{{\s*+"{name_key}"\s*+:\s*+"{_NAME}"\s*+,\s*+"{arguments_key}"\s*+:\s*+(?=\{{)'
     return ObjectForm(
         opening,
         _closes(opening, after),
@@ -150,13 +150,13 @@ def _named(calls: JsonCalls) -> NamedForm | None:
     opening = _opening(calls.before_name)
     if not opening.marks:
         return None
-    named = rf"\s*{opening.pattern}\s*{_NAME}(?=[^\w.-])"
+    named = rf"\s*+{opening.pattern}\s*+{_NAME}(?=[^\w.-])"
     between = _loose(calls.before_arguments)
     return NamedForm(
         opening,
         _closes(opening, calls.after_arguments),
         re.compile(named),
-        re.compile(rf"{named}\s*{between}\s*(?=\{{)"),
+        re.compile(rf"{named}\s*+{between}\s*+(?=\{{)"),
     )
 
 
@@ -168,7 +168,7 @@ def _tagged(calls: TaggedCalls) -> TaggedForm | None:
         return None
     key = _loose(calls.before_key[max(0, calls.before_key.rfind("<")) :])
     end = "|".join(map(re.escape, ends))
-    named = rf"\s*{opening.pattern}\s*{_NAME}(?=[^\w.-])"
+    named = rf"\s*+{opening.pattern}\s*+{_NAME}(?=[^\w.-])"
     value_closes = _loose(calls.after_value)
     return TaggedForm(
         opening,
@@ -176,9 +176,9 @@ def _tagged(calls: TaggedCalls) -> TaggedForm | None:
         re.compile(named),
         re.compile(rf"{named}(?=[^\w<\[]*(?:{key}|{end}))"),
         re.compile(rf"[^\w<\[]*{key}"),
-        re.compile(rf"(?P<key>.{{1,256}}?)\s*{_loose(calls.before_value)}", re.DOTALL),
-        re.compile(rf"{value_closes}(?=\s*(?:{key}|{end}))"),
-        re.compile(rf"{value_closes}\s*\Z"),
+        re.compile(rf"(?P<key>.{{1,256}}?)\s*+{_loose(calls.before_value)}", re.DOTALL),
+        re.compile(rf"{value_closes}(?=\s*+(?:{key}|{end}))"),
+        re.compile(rf"{value_closes}\s*+\Z"),
         (_margin_before(calls.before_value), _margin_after(calls.after_value)),
     )
 
@@ -194,9 +194,9 @@ def _opening(before: str) -> Opening:
     rest = before[at:].strip()
     if not tags and rest:
         return Opening([rest], _loose(rest), repeats)
-    outer = "".join(rf"(?:{re.escape(tag)}\s*)?" for tag in tags[:-1])
+    outer = "".join(rf"(?:{re.escape(tag)}\s*+)?" for tag in tags[:-1])
     last = re.escape(tags[-1]) if tags else ""
-    return Opening(tags, rf"{outer}{last}\s*{_loose(rest)}", repeats)
+    return Opening(tags, rf"{outer}{last}\s*+{_loose(rest)}", repeats)
 
 
 def _closes(opening: Opening, after: str) -> list[str]:
@@ -211,7 +211,7 @@ def _closes(opening: Opening, after: str) -> list[str]:
 
 def _loose(literal: str) -> str:
     """Return a pattern for a text, whatever white space is between its parts and whatever it numbers."""
-    return r"\s*".join(
+    return r"\s*+".join(
         r"\d+" if token.isdigit() else re.escape(token) for token in _TOKEN.findall(literal)
     )
 

@@ -4,13 +4,13 @@ What users and tools say cannot act as the template does: no special token that 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, nodes
 
 from service.errors import ModelError
 from service.rendering import Files, Message, Piece
@@ -21,6 +21,8 @@ from service.rendering.specials import BREAK, Specials
 Clock: TypeAlias = Callable[[], datetime]
 
 _TOOL_USE = "tool_use"
+_OURS = {"role", "type"}
+"""Members of messages and tools that say nothing of a client's."""
 _WRONG = (
     TemplateError,
     TypeError,
@@ -64,6 +66,7 @@ class JinjaTemplate:
         jinja = environment()
         try:
             self._templates = {n: jinja.from_string(text) for n, text in sources.items()}
+            self._rests = specials.rests(_constants(jinja, sources))
         except TemplateError as error:
             raise ModelError("server_error", "The model's chat template cannot be read.") from error
 
@@ -104,14 +107,38 @@ class JinjaTemplate:
 
     def _values(self, chat: Chat) -> Mapping[str, Any]:
         """Return what a template may name: nothing that a client chose goes before what is ours."""
-        broken = self.specials.broken
         return {
-            **broken(chat.options),
+            **{name: self._said(value) for name, value in chat.options.items()},
             **self.tokens,
-            "messages": broken(chat.messages),
-            "tools": broken(chat.tools) or None,
+            "messages": [self._said(message, 3) for message in chat.messages],
+            "tools": [self._said(tool, 2) for tool in chat.tools] or None,
             "documents": None,
             "range": Ranges(),
             "raise_exception": raise_exception,
             "strftime_now": lambda form: self._clock().strftime(form),
         }
+
+    def _said(self, told: Any, ours: int = 0) -> Any:
+        """Return what was said so that it spells no token, alone or behind what the template spells.
+
+        The names in so many levels of objects are ours: those the template has to find.
+        """
+        match told:
+            case Mapping() if ours:
+                return {
+                    name: value if name in _OURS else self._said(value, ours - 1)
+                    for name, value in told.items()
+                }
+            case list() | tuple() if ours:
+                return [self._said(value, ours) for value in told]
+            case _:
+                return self.specials.broken(told, self._rests)
+
+
+def _constants(jinja: Environment, sources: Mapping[str, str]) -> Iterator[str]:
+    """Yield the texts that stand in templates. Raises `TemplateError`."""
+    for source in sources.values():
+        for node in jinja.parse(source).find_all((nodes.TemplateData, nodes.Const)):
+            text = node.data if isinstance(node, nodes.TemplateData) else node.as_const()
+            if isinstance(text, str):
+                yield text

@@ -1,12 +1,14 @@
 """What stands before the first turn: instructions and tools, which clients resend every turn.
 
-They are recognised by their content and shared by all conversations that have the same.
+They are recognised by their content and shared by all conversations of a tenant that have the same:
+nobody can time whether another tenant said it.
 """
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,7 +21,8 @@ from service.rendering import Opening
 from turnwire.v1 import responses_pb2
 
 _KEPT_BYTES = 16 * 1024 * 1024
-_OVERHEAD = 2048  # bytes: what a preamble weighs in Python beyond its ids and its tools
+_OVERHEAD = 2048  # bytes: what a preamble weighs in Python beyond its ids, texts and tools
+_MOST_OPTIONS = 16 * 1024  # bytes of options for templates, which are kept for longer than a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,14 @@ class Preamble:
 
     @property
     def weight(self) -> int:
-        """Bytes of memory, roughly: the ids, and the tools and texts that they render."""
-        return _OVERHEAD + 6 * len(self.ids.data)
+        """Bytes of memory, roughly: tools are kept as text and as what was read of it."""
+        told = orjson.dumps([self.opening.messages, self.opening.tools])
+        return _OVERHEAD + 4 * len(told) + len(self.ids.data)
+
+
+class _Kept(NamedTuple):
+    preamble: Preamble
+    weight: int
 
 
 class Preambles:
@@ -42,25 +51,26 @@ class Preambles:
 
     def __init__(self, budget: int = _KEPT_BYTES) -> None:
         self._budget = budget
-        self._kept: OrderedDict[bytes, Preamble] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: bytes) -> Preamble | None:
         """Return a preamble, and keep it longer for having been asked for."""
-        if preamble := self._kept.get(key):
-            self._kept.move_to_end(key)
-        return preamble
+        if (kept := self._kept.get(key)) is None:
+            return None
+        self._kept.move_to_end(key)
+        return kept.preamble
 
     def drop(self, key: bytes) -> None:
         """Let go of a preamble."""
-        if preamble := self._kept.pop(key, None):
-            self._bytes -= preamble.weight
+        if kept := self._kept.pop(key, None):
+            self._bytes -= kept.weight
 
     def put(self, key: bytes, preamble: Preamble) -> Preamble:
         """Keep a preamble within the budget, and return it."""
         if key not in self._kept:
-            self._kept[key] = preamble
-            self._bytes += preamble.weight
+            self._kept[key] = _Kept(preamble, preamble.weight)
+            self._bytes += self._kept[key].weight
         while self._bytes > self._budget:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.weight
@@ -68,7 +78,7 @@ class Preambles:
 
 
 def key_of(prompt: Prompt) -> bytes:
-    """Return what tells preambles apart. Raises `ModelError`."""
+    """Return what tells preambles apart, and tenants. Raises `ModelError`."""
     settings = prompt.settings
     told = responses_pb2.Settings(
         instructions=settings.instructions,
@@ -77,7 +87,8 @@ def key_of(prompt: Prompt) -> bytes:
         reasoning=settings.reasoning,
     )
     digest = hashlib.blake2b(told.SerializeToString(deterministic=True), digest_size=16)
-    digest.update(orjson.dumps(_options(prompt), option=orjson.OPT_SORT_KEYS))
+    digest.update(_written(_options(prompt)))
+    digest.update(b"\0" + prompt.tenant.encode())
     return digest.digest()
 
 
@@ -87,8 +98,16 @@ def opening_of(prompt: Prompt, toolbox: Toolbox) -> Opening:
     if prompt.settings.instructions:
         messages.append({"role": "system", "content": prompt.settings.instructions})
     messages += messages_of(prompt.settings.instruction_items, toolbox)
-    tools = [orjson.loads(tool.signature) for tool in toolbox.tools.values()]
-    return Opening(only_text(messages), tools, _options(prompt))
+    return Opening(only_text(messages), _tools(toolbox), _options(prompt))
+
+
+def _tools(toolbox: Toolbox) -> list[dict[str, Any]]:
+    try:
+        tools = [orjson.loads(tool.signature) for tool in toolbox.tools.values()]
+        orjson.dumps(tools)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError("invalid_prompt", "A tool's schema is nested too deeply.") from error
+    return tools
 
 
 def _options(prompt: Prompt) -> dict[str, Any]:
@@ -100,3 +119,18 @@ def _options(prompt: Prompt) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ModelError("invalid_prompt", "'chat_template_kwargs' must be an object.")
     return {**options, **given}
+
+
+def _written(options: Mapping[str, Any]) -> bytes:
+    """Return options as JSON. Raises `ModelError` for more than templates have options for."""
+    try:
+        written = orjson.dumps(options, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        raise ModelError(
+            "invalid_prompt", "'chat_template_kwargs' is nested too deeply."
+        ) from error
+    if len(written) > _MOST_OPTIONS:
+        raise ModelError(
+            "invalid_prompt", f"'chat_template_kwargs' is longer than {_MOST_OPTIONS} bytes."
+        )
+    return written

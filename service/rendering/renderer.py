@@ -158,16 +158,16 @@ class Renderer:
 
     def _plan(self, prompt: Prompt, turns: Turns) -> list[Rendered | _Missing]:
         """Return what is kept of each turn, or else how it is rendered. Nothing is kept of the input."""
-        last = len(prompt.history)
-        parts: list[Rendered | _Missing] = [self._missing(turns, last, Cycle.OPEN)]
-        asked = parts[0].asks
-        for turn in range(last - 1, -1, -1):
-            cycle = Cycle.CLOSED if asked else Cycle.OPEN
-            kept = self._shelf.kept(prompt.history[turn], cycle)
-            parts.append(kept or self._missing(turns, turn, cycle))
-            asked = asked or parts[-1].asks
-        parts.reverse()
-        return parts
+        history = prompt.history
+        at = len(history)
+        open_ones: list[Rendered | _Missing] = [self._missing(turns, at, Cycle.OPEN)]
+        while at and not open_ones[-1].asks:
+            at -= 1
+            (kept,) = self._shelf.kept([history[at]], Cycle.OPEN)
+            open_ones.append(kept or self._missing(turns, at, Cycle.OPEN))
+        closed = enumerate(self._shelf.kept(history[:at], Cycle.CLOSED))
+        closed_ones = [kept or self._missing(turns, n, Cycle.CLOSED) for n, kept in closed]
+        return [*closed_ones, *reversed(open_ones)]
 
     def _missing(self, turns: Turns, turn: int, cycle: Cycle) -> _Missing:
         messages = turns.messages(turn)
@@ -186,7 +186,9 @@ class Renderer:
     def _size(self, prompt: Prompt) -> int:
         """Return about how many bytes of items have to be rendered."""
         size = sum(item.ByteSize() for item in prompt.input)
-        if prompt.history and self._shelf.kept(prompt.history[-1], Cycle.CLOSED) is None:
+        speaks = any(item.message.role == "user" for item in prompt.input)
+        cycle = Cycle.CLOSED if speaks else Cycle.OPEN
+        if self._shelf.kept(prompt.history[-1:], cycle) == [None]:
             size += prompt.history[-1].length
         return size
 

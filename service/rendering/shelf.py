@@ -4,6 +4,8 @@ Where a template tells thoughts only until the user speaks again, a turn with th
 renderings, one for either `Cycle`; all other turns have one.
 """
 
+from collections.abc import Iterable
+
 from service.backends import Prompt
 from service.conversation import Rendered, Segment
 from service.rendering import Cycle
@@ -23,10 +25,11 @@ class Shelf:
         """Return the key of a turn that is another in the other cycle."""
         return self._either[cycle]
 
-    def kept(self, segment: Segment, cycle: Cycle) -> Rendered | None:
-        """Return what is kept of a turn."""
-        rendered = segment.rendered
-        return rendered.get(self.dialect) or rendered.get(self._either[cycle])
+    def kept(self, segments: Iterable[Segment], cycle: Cycle) -> list[Rendered | None]:
+        """Return what is kept of each turn: of all turns at once, for there may be many."""
+        either, own = self.dialect, self.key_in(cycle)
+        found = (segment.rendered for segment in segments)
+        return [rendered.get(either) or rendered.get(own) for rendered in found]
 
     def drop(self, segment: Segment) -> None:
         """Let go of what is kept of a turn."""

@@ -56,10 +56,8 @@ class LocalTokenizer:
         parts = list(fragments)
         texts = [piece for part in parts for piece in part if isinstance(piece, str)]
         if sum(map(len, texts)) > _LONG:
-            encoded = iter(await asyncio.to_thread(self._ids, texts))
-        else:
-            encoded = iter(self._ids(texts))
-        return [_joined(part, encoded) for part in parts]
+            return await asyncio.to_thread(self._encoded, parts, texts)
+        return self._encoded(parts, texts)
 
     def check(self, file: bytes) -> None:
         """Raise `ModelError` unless text comes to the same ids alone as between special tokens."""
@@ -74,9 +72,19 @@ class LocalTokenizer:
                 "server_error", "The model's tokenizer cannot tell a conversation piece by piece."
             )
 
-    def _ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        encodings = self._text.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [tuple(encoding.ids) for encoding in encodings]
+    def _encoded(self, parts: Sequence[Sequence[Piece]], texts: Sequence[str]) -> list[list[int]]:
+        encoded = iter(self._ids(texts))
+        return [_joined(part, encoded) for part in parts]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts. Raises `ModelError`."""
+        try:
+            encodings = self._text.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises nothing closer
+            raise ModelError(
+                "invalid_prompt", "The model's tokenizer does not take this text."
+            ) from error
+        return [encoding.ids for encoding in encodings]
 
     def _bytes(self, token: int) -> bytes:
         """Return what a token writes; nothing if there is no such token."""
@@ -84,12 +92,18 @@ class LocalTokenizer:
             return written
         if spelling := self.specials.spelling.get(token):
             written = spelling.encode()
-        elif (word := self._text.id_to_token(token)) is not None:
+        elif (word := self._word(token)) is not None:
             written = self._writing(word)
         else:
             return b""
         self._written[token] = written
         return written
+
+    def _word(self, token: int) -> str | None:
+        try:
+            return self._text.id_to_token(token)
+        except OverflowError:  # nobody's id, whatever an engine says
+            return None
 
 
 def _joined(part: Sequence[Piece], encoded: Iterator[Sequence[int]]) -> list[int]:

@@ -3,14 +3,14 @@
 So nothing that text says can become one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 from tokenizers import Tokenizer as Vocabulary
 
 from service.errors import ModelError
-from service.rendering.specials import Specials, is_special
+from service.rendering.specials import BREAK, Specials, is_special
 
 
 def parsed_vocabulary(file: bytes) -> dict[str, Any]:
@@ -29,13 +29,9 @@ def parsed_vocabulary(file: bytes) -> dict[str, Any]:
 
 def without(specials: Specials, parsed: dict[str, Any]) -> bytes:
     """Return a `tokenizer.json` that text is told with: no merge of it makes a special token."""
-    model = dict(parsed["model"])
     words = [token for token in parsed["added_tokens"] if not is_special(token)]
-    added = {token["content"]: token["id"] for token in words}
-    if model["vocab"].keys() & specials.ids.keys():
-        model["vocab"] = {w: n for w, n in model["vocab"].items() if w not in specials.ids}
-        model["merges"] = [m for m in model["merges"] if _product(m) not in specials.ids]
-    model["vocab"] = {**model["vocab"], **added}
+    model = _unspecial(specials, parsed["model"])
+    model["vocab"] |= {token["content"]: token["id"] for token in words}
     return orjson.dumps(
         {
             **parsed,
@@ -47,6 +43,21 @@ def without(specials: Specials, parsed: dict[str, Any]) -> bytes:
             "padding": None,
         }
     )
+
+
+def _unspecial(specials: Specials, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model in which nothing spells a special token, however the vocabulary spells it."""
+    ids = frozenset(specials.ids.values())
+    special = {w for w, n in model["vocab"].items() if w in specials.ids or n in ids}
+    told = {
+        **model,
+        "vocab": {w: n for w, n in model["vocab"].items() if w not in special},
+        "merges": [m for m in model["merges"] if _product(m) not in special],
+    }
+    if (unknown := model.get("unk_token")) in special:  # what stands for it is still to be told
+        told["unk_token"] = f"{BREAK}{unknown}"
+        told["vocab"][told["unk_token"]] = model["vocab"][unknown]
+    return told
 
 
 def _product(merge: str | Sequence[str]) -> str:

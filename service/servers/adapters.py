@@ -27,6 +27,7 @@ from service.rendering.formats import Format, Source, format_of
 from service.rendering.proof import Proof
 from service.rendering.renderer import Renderer
 from service.servers import TOLD_IN_IDS, Server
+from service.servers.detection import root_of
 
 _WIRES: Mapping[str, Callable[[], Wire]] = {
     "vllm-grpc": Vllm,
@@ -54,10 +55,10 @@ class Adapters:
             return Simulator(tuple(server.models.values()) or ("simulator",))
         if server.kind in KINDS:
             return self._chat(server)
-        if server.headers:
-            raise _bad("Headers can be set for servers of the chat completions API only.")
         if server.kind.startswith("responses"):
             return self._responses(server)
+        if server.headers:
+            raise _bad("Headers can be set for chat completions and responses only.")
         return self._by_ids(server)
 
     def _chat(self, server: Server) -> ChatCompletions:
@@ -86,22 +87,23 @@ class Adapters:
             server.url,
             _key(server),
             models=tuple(server.models.values()),
+            headers=server.headers,
             terms=terms,
             deadlines=server.deadlines,
         )
 
     def _by_ids(self, server: Server) -> Backend:
-        key, deadlines = _key(server), server.deadlines
+        url, key, deadlines = root_of(server.url), _key(server), server.deadlines
         if server.kind == "llama.cpp":
             return LlamaCpp(
-                server.url, key, deadlines=deadlines, proof=self._proof, spilled=server.spilled
+                url, key, deadlines=deadlines, proof=self._proof, spilled=server.spilled
             )
         formats = functools.partial(format_of, source=_source(server))
         if server.kind == "vllm-generate":
-            engine = VllmHttp(server.url, _tokenizer(server), key, deadlines)
+            engine = VllmHttp(url, _tokenizer(server), key, deadlines)
             return TokenEngine(engine, formats, self._proof)
         if wire := _WIRES.get(server.kind):
-            return TokenEngine(Rpc(server.url, wire(), key, deadlines), formats, self._proof)
+            return TokenEngine(Rpc(url, wire(), key, deadlines), formats, self._proof)
         raise _bad(f"There is no adapter for model servers of kind {server.kind}.")
 
     def _renderer(self, server: Server, model: str) -> Renderer:

@@ -19,6 +19,7 @@ _MOST = 4 * 1024 * 1024  # bytes of an answer
 _DEADLINE = 5.0  # seconds, for a server that is known to be there
 _NEARBY = Deadlines(connect=0.5, read=0.8)
 _NEARBY_DEADLINE = 1.0
+_TELLING = {200, 426}  # "upgrade required" tells of a WebSocket
 
 LOOPBACK = "127.0.0.1"
 
@@ -50,7 +51,17 @@ class Found(NamedTuple):
     @property
     def server(self) -> Server:
         """Return it as if the operator had named it."""
-        return Server(name=self.url.partition("://")[2], kind=self.kind, url=self.url)
+        return Server(name=name_of(self.url), kind=self.kind, url=self.url)
+
+
+def name_of(url: str) -> str:
+    """Return how logs and metrics call a server that the operator gave no name."""
+    return url.partition("://")[2].rstrip("/")
+
+
+def root_of(url: str) -> str:
+    """Return where all of a server's routes begin. Many an address is given with the API's own path."""
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def usual_url(kind: str) -> str:
@@ -75,7 +86,7 @@ async def identified(server: Server) -> Server:
         return server
     key = server.api_key.get_secret_value() if server.api_key else None
     headers = {**server.headers, **({"Authorization": f"Bearer {key}"} if key else {})}
-    answers = await _asked(HttpClient(server.url, headers, server.deadlines), _DEADLINE)
+    answers = await _asked(HttpClient(root_of(server.url), headers, server.deadlines), _DEADLINE)
     kind = kind_of(answers) if server.kind == "auto" else server.kind
     if kind is None:
         raise ModelError("server_error", "It does not answer like any known model server.")
@@ -123,13 +134,22 @@ async def _answer(http: HttpClient, route: str) -> dict[str, Any]:
     """Return what a route answers, if it is a JSON object. Raises `ModelError`."""
     body = bytearray()
     async with http.exchange("GET", route, [], _DEADLINE) as answer:
-        while answer.status == 200 and len(body) < _MOST and (piece := await answer.read()):
+        _check(answer.status)
+        while answer.status in _TELLING and len(body) < _MOST and (piece := await answer.read()):
             body += piece
     try:
         said = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError:
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _check(status: int) -> None:
+    """Raise `ModelError` for what an operator should hear rather than that a server is none that is known."""
+    if status in {401, 403}:
+        raise ModelError("server_error", "The model server refused its API key, or wants one.")
+    if status >= 500:
+        raise ModelError("server_error", f"The model server answered with HTTP status {status}.")
 
 
 def _says(route: str, *members: str) -> Callable[[Answers], bool]:
@@ -140,6 +160,12 @@ def _says(route: str, *members: str) -> Callable[[Answers], bool]:
 def _owns(owner: str) -> Callable[[Answers], bool]:
     """Recognise a server by what it says of its models."""
     return lambda answers: any(model.get("owned_by") == owner for model in _listed(answers))
+
+
+def _upgrades(answers: Answers) -> bool:
+    """Recognise who wants to be spoken to over a WebSocket, Turnwire itself for one."""
+    error = answers.get("/v1/responses", {}).get("error")
+    return isinstance(error, dict) and error.get("code") == "upgrade_required"
 
 
 def _listed(answers: Answers, route: str = "/v1/models") -> list[dict[str, Any]]:
@@ -156,8 +182,9 @@ _FINGERPRINTS: Sequence[tuple[Kind, Callable[[Answers], bool]]] = (
     ("sglang", _owns("sglang")),
     ("trtllm", _owns("tensorrt_llm")),
     ("vllm", _owns("vllm")),
+    ("responses-websocket", _upgrades),
     ("chat", lambda answers: bool(_listed(answers))),
 )
 """From the most telling to what anything that speaks the chat completions API answers."""
 
-_ROUTES = ("/v1/models", "/props", "/api/v0/models", "/api/version")
+_ROUTES = ("/v1/models", "/props", "/api/v0/models", "/api/version", "/v1/responses")

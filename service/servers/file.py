@@ -28,9 +28,11 @@ from service.servers import TOLD_IN_IDS, Kind, Roster, Server, State, TemplateSo
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _FIELD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]+")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 _WITH_TOKENIZER = TOLD_IN_IDS | {"auto", "vllm-generate"}
+_WITHOUT_HEADERS = {"llama.cpp", "vllm-generate", "vllm-grpc", "sglang-grpc", "trtllm-grpc"}
 _GRPC, _HTTP = ("grpc", "grpcs"), ("http", "https")
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -42,12 +44,14 @@ class BadModelsFile(Exception):
 
 
 def read(path: Path) -> Roster:
-    """Read a models file. Raises `OSError`, or `BadModelsFile`."""
+    """Read a models file. Raises `BadModelsFile`."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         return _File.model_validate(content, context=path.parent).roster()
     except BadModelsFile as error:
         raise BadModelsFile(f"{path}: {error}") from None
+    except OSError as error:
+        raise BadModelsFile(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadModelsFile(f"{path} is no TOML: {error}") from None
     except ValidationError as error:
@@ -64,12 +68,23 @@ def checked_address(url: str, kind: str) -> str:
     except ValueError:
         good = False
     if not good or not _VISIBLE.fullmatch(url) or " " in url:
-        raise ValueError(f"expected an address, {' or '.join(schemes)}://host:port")
+        right = " or ".join(f"{scheme}://host:port" for scheme in schemes)
+        raise ValueError(f"expected an address, {right}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
             "expected an address without credentials, query or fragment: see api_key_env"
         )
     return url
+
+
+def check_tokenizer(tokenizer: Path | None, kind: str) -> None:
+    """Raise `ValueError` if this kind of server needs a tokenizer, or has no use for this one."""
+    if tokenizer is None and kind == "vllm-generate":
+        raise ValueError("vllm-generate needs a tokenizer: the server hands none out")
+    if tokenizer and kind not in _WITH_TOKENIZER:
+        raise ValueError(f"a tokenizer is for kinds {', '.join(sorted(_WITH_TOKENIZER))}")
+    if tokenizer and not tokenizer.is_dir():
+        raise ValueError(f"there is no directory {tokenizer}")
 
 
 class _Table(BaseModel):
@@ -90,7 +105,7 @@ class _Deadlines(_Table):
 
 class _Server(_Table):
     kind: Literal[Kind, "auto", "simulator"] = "auto"
-    url: str = ""
+    url: str = Field("", validate_default=True)
     api_key_env: str | None = None
     api_key_file: Path | None = None
     headers: dict[str, str] = Field(default_factory=dict)
@@ -102,6 +117,20 @@ class _Server(_Table):
     spilled: int = Field(0, ge=0)
     state: State | None = None
     deadlines: _Deadlines = _Deadlines()
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse what is no place for this kind of server."""
+        match info.data.get("kind"):
+            case None:  # which is told already
+                return value
+            case "simulator" if value:
+                raise ValueError("a simulator is in this process: it has no url")
+            case "simulator":
+                return value
+            case kind:
+                return checked_address(value, kind)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -131,17 +160,15 @@ class _Server(_Table):
             return None
         path = Path(info.context or ".") / value.expanduser()
         if not path.exists():
-            raise ValueError(f"there is no {path}")
+            told = (
+                path if info.field_name == "tokenizer" else "such file"
+            )  # it may be the key itself
+            raise ValueError(f"there is no {told}")
         return path
 
     @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        """Refuse a server that is nowhere, or is told two keys."""
-        if self.kind == "simulator":
-            if self.url:
-                raise ValueError("a simulator is in this process: it has no url")
-        else:
-            checked_address(self.url, self.kind)
+    def _one_key(self) -> Self:
+        """Refuse a server that is told two keys."""
         if self.api_key_env and self.api_key_file:
             raise ValueError("api_key_env and api_key_file exclude each other")
         return self
@@ -155,10 +182,9 @@ class _Server(_Table):
             raise ValueError("only responses-websocket keeps state on a connection")
         if self.spilled and self.kind not in ("llama.cpp", "auto"):
             raise ValueError("spilled is for kind llama.cpp")
-        if self.kind == "vllm-generate" and not self.tokenizer:
-            raise ValueError("vllm-generate needs a tokenizer: the server hands none out")
-        if self.tokenizer and self.kind not in _WITH_TOKENIZER:
-            raise ValueError(f"a tokenizer is for kinds {', '.join(sorted(_WITH_TOKENIZER))}")
+        if self.headers and self.kind in _WITHOUT_HEADERS:
+            raise ValueError(f"headers cannot be set for kind {self.kind}")
+        check_tokenizer(self.tokenizer, self.kind)
         return self
 
     def value(self, name: str) -> Server:
@@ -187,9 +213,16 @@ class _Server(_Table):
         else:
             return None
         if not _VISIBLE.fullmatch(key):
-            place = self.api_key_env or self.api_key_file
+            place = self._place_of_key()
             raise ValueError(f"there is no key in {place}, or not in visible ASCII characters")
         return SecretStr(key)
+
+    def _place_of_key(self) -> str:
+        """Return where the key should be, unless the operator may have written the key itself there."""
+        if self.api_key_file:
+            return str(self.api_key_file)
+        name = self.api_key_env or ""
+        return name if _VARIABLE.fullmatch(name) else "the variable that api_key_env names"
 
 
 class _File(_Table):
@@ -227,7 +260,10 @@ class _File(_Table):
         for name, entry in self.servers.items():
             try:
                 servers.append(entry.value(name))
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                problem = f"the key's file cannot be read: {error.strerror}"
+                raise BadModelsFile(f"servers.{name}: {problem}") from None
+            except ValueError as error:
                 raise BadModelsFile(f"servers.{name}: {error}") from None
         return servers
 

@@ -1,9 +1,10 @@
 """One model server as the service sees it: its adapter, its turns in flight, how it fares."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import structlog
@@ -18,6 +19,8 @@ from service.servers.detection import identified
 
 log = structlog.get_logger(__name__)
 
+_MOST_MODELS = 4096
+_LONGEST_NAME = 256
 _DEFECT = ModelError("server_error", "The service failed to ask it.")
 _LATE = ModelError("server_error", "It did not answer in time.")
 
@@ -46,6 +49,8 @@ class _Life:
     """A server from when it was met until it was away."""
 
     backend: Backend
+    listed: Mapping[str, str]
+    """The models that it lists, under its own names for them."""
     turns: int = 0
 
 
@@ -84,8 +89,7 @@ class Member:
     @property
     def models(self) -> Mapping[str, str]:
         """The names of its models, each with what it calls them; as far as that is known."""
-        listed = self.backend.models if self.backend else ()
-        return self.server.models or {name: name for name in listed}
+        return self.server.models or (self._lives[-1].listed if self._lives else {})
 
     @property
     def candidate(self) -> Candidate:
@@ -102,10 +106,6 @@ class Member:
         self._inflight.inc()
         try:
             yield life.backend
-        except Unavailable as error:
-            if life is self._lives[-1] and error.code != "rate_limit_exceeded":  # busy is not away
-                self._failed(error)
-            raise
         finally:
             life.turns -= 1
             self._inflight.dec()
@@ -113,6 +113,11 @@ class Member:
     def answered(self) -> None:
         """It began to answer."""
         self._circuit.answered()
+
+    def failed(self, backend: Backend, error: Unavailable) -> None:
+        """It is to blame for the failure of a turn that this adapter of it was asked for."""
+        if backend is self.backend and error.code != "rate_limit_exceeded":  # busy is not away
+            self._failed(error)
 
     async def look(self) -> None:
         """See how it is, and meet it where it was away. Raises nothing."""
@@ -153,7 +158,7 @@ class Member:
         except BaseException:
             await backend.stop()
             raise
-        self._lives.append(_Life(backend))
+        self._lives.append(_Life(backend, _named(backend.models)))
 
     async def _bury(self) -> None:
         """Let go of former lives in which no turn is left."""
@@ -180,3 +185,13 @@ class Member:
 
     def _kind(self) -> str:
         return self.backend.kind if self.backend else self.server.kind
+
+
+def _named(listed: Iterable[object]) -> Mapping[str, str]:
+    """Return the models of a list that clients can be told of: so many, by names that can be printed."""
+    names = (name for name in listed if isinstance(name, str) and _is_name(name))
+    return {name: name for name in islice(names, _MOST_MODELS)}
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable()

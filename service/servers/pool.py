@@ -3,12 +3,15 @@
 A turn goes to one server. If that cannot be reached, is too busy or breaks off before it said anything,
 another one is asked: each at most once, and no more than a few, since what breaks a server may be the
 turn. After the first batch a failure is the turn's.
+
+A turn at which all fail is held against none of them: otherwise whoever knows a request that servers
+choke on could have all of them taken for down. Whether they are, they are asked all the time.
 """
 
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from service.backends import Backend, Capabilities, Produced, Prompt
 from service.conversation import Renderings
@@ -23,6 +26,28 @@ _ASKED = 3
 _REMEMBERED = 16_384
 """Conversations of which it is known where they are cached."""
 T = TypeVar("T")
+
+
+class _Begun(NamedTuple):
+    """A turn that a server has begun to answer."""
+
+    member: Member
+    backend: Backend
+    first: Sequence[Produced]
+    batches: AsyncGenerator[Sequence[Produced], None]
+
+
+class _Failure(NamedTuple):
+    """A server that did not answer a turn."""
+
+    member: Member
+    backend: Backend | None
+    error: Unavailable
+
+    def blame(self) -> None:
+        """Hold it against the server."""
+        if self.backend:
+            self.member.failed(self.backend, self.error)
 
 
 class Pool:
@@ -85,38 +110,47 @@ class Pool:
         """Have a server generate."""
         async with AsyncExitStack() as held:
 
-            async def begun(
-                member: Member,
-            ) -> tuple[Sequence[Produced], AsyncGenerator[Sequence[Produced], None]]:
+            async def begun(member: Member) -> _Begun:
                 async with AsyncExitStack() as attempt:
                     backend = attempt.enter_context(member.turn())
                     batches = backend.generate(self._addressed(prompt, member))
                     await attempt.enter_async_context(aclosing(batches))
                     first = await anext(batches, ())
                     held.push_async_exit(attempt.pop_all())
-                    return first, batches
+                    return _Begun(member, backend, first, batches)
 
-            first, batches = await self._tried(prompt, begun)
-            if first:
-                yield first
-            async for batch in batches:
-                yield batch
+            turn = await self._tried(prompt, begun)
+            if turn.first:
+                yield turn.first
+            try:
+                async for batch in turn.batches:
+                    yield batch
+            except Unavailable as error:
+                turn.member.failed(turn.backend, error)
+                raise
 
     async def _tried(self, prompt: Prompt, ask: Callable[[Member], Awaitable[T]]) -> T:
         """Ask one server after the other until one answers. Raises what the last one raised."""
-        failure: Unavailable | None = None
+        failures: list[_Failure] = []
         for member in self._order(prompt):
-            if failure:
-                self._metrics.server_retries.labels(_reason(failure)).inc()
+            if failures:
+                self._metrics.server_retries.labels(_reason(failures[-1].error)).inc()
+            backend = member.backend
             try:
                 answer = await ask(member)
             except Unavailable as error:
-                failure = error
+                failures.append(_Failure(member, backend, error))
             else:
-                member.answered()
-                self._affinity.answered(prompt, member.name)
+                self._answered(prompt, member, failures)
                 return answer
-        raise failure or _none_up()
+        raise failures[-1].error if failures else _none_up()
+
+    def _answered(self, prompt: Prompt, member: Member, failures: Sequence[_Failure]) -> None:
+        """Remember who answered; that proves that those who did not were to blame, not the turn."""
+        for failure in failures:
+            failure.blame()
+        member.answered()
+        self._affinity.answered(prompt, member.name)
 
     def _order(self, prompt: Prompt) -> Iterator[Member]:
         """Yield whom to ask, each chosen when its turn comes."""

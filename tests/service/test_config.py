@@ -99,5 +99,34 @@ def test_an_address_must_fit_the_backend(
     assert "TURNWIRE_BACKEND_URL: expected an address" in said
 
 
+def test_a_server_is_asked_what_it_is_at_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNWIRE_BACKEND", "auto")
+    monkeypatch.setenv("TURNWIRE_BACKEND_URL", "http://127.0.0.1:7/v1/")
+    [server] = roster_of(Config()).servers
+    assert (server.name, server.kind, server.url) == (
+        "127.0.0.1:7/v1",
+        "auto",
+        "http://127.0.0.1:7/v1/",
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "value"),
+    [
+        ("embedded", "BACKEND_URL", "http://127.0.0.1:1"),
+        ("simulator", "BACKEND_URL", "http://127.0.0.1:1"),
+        ("embedded", "BACKEND_TOKENIZER", "."),
+        ("auto", "BACKEND_TOKENIZER", "."),
+        ("llama.cpp", "BACKEND_TOKENIZER", "."),
+        ("vllm", "BACKEND_TOKENIZER", "nowhere"),
+    ],
+)
+def test_what_no_server_would_be_asked_with_is_refused(
+    monkeypatch: pytest.MonkeyPatch, backend: str, name: str, value: str
+) -> None:
+    said = refused(monkeypatch, TURNWIRE_BACKEND=backend, **{f"TURNWIRE_{name}": value})
+    assert f"TURNWIRE_{name}" in said
+
+
 def test_the_documentation_lists_every_setting() -> None:
     assert settings_table() in (ROOT / "docs/configuration.md").read_text()

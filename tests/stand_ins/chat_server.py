@@ -63,7 +63,7 @@ TRTLLM = Speech(
     lambda _: False,
     frozenset(
         {
-            *("cache_salt", "frequency_penalty", "max_tokens", "messages", "model"),
+            *("cache_salt", "frequency_penalty", "ignore_eos", "max_tokens", "messages", "model"),
             *("presence_penalty", "prompt_token_ids", "response_format", "seed", "stop", "stream"),
             *("stream_options", "temperature", "tool_choice", "tools", "top_k", "top_p"),
         }
@@ -277,7 +277,7 @@ async def chat_server(speech: Speech, url: str, key: str) -> AsyncIterator[ChatS
     headers = {"Authorization": f"Bearer {key}"}
     none_kept = httpx.Limits(max_keepalive_connections=0)  # llama.cpp closes them as it likes
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=10, limits=none_kept
+        base_url=url, headers=headers, timeout=10, limits=none_kept, verify=False
     ) as model:
         stand_in = ChatServer(speech, model)
         server = await asyncio.start_server(stand_in.connected, "127.0.0.1", 0)
@@ -339,7 +339,8 @@ def _too_long(tokens: int) -> Chunk:
 
 def _call_schema(function: Mapping[str, Any]) -> Chunk:
     properties = {"name": {"const": function["name"]}, "arguments": function["parameters"]}
-    return {"type": "object", "properties": properties, "required": [*properties]}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    return {**schema, "additionalProperties": False}
 
 
 def _calls(answer: _Answer) -> list[Chunk]:

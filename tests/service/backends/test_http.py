@@ -183,3 +183,44 @@ async def test_credentials_in_an_address_are_nobodys_business() -> None:
     assert f"Host: 127.0.0.1:{port}\r\n".encode() in heard[0]
     client.close()
     server.close()
+
+
+async def test_an_answer_that_nobody_asked_for_is_told_to_nobody() -> None:
+    lines = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal lines
+        lines += 1
+        while await asked(reader):
+            writer.write(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nothers")
+
+    async with model_server(script) as client:
+        assert await get(client) == b"ok"
+        assert await get(client) == b"ok"
+    assert lines == 2
+
+
+async def test_an_answer_may_be_announced() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK)
+        await asked(reader)
+        writer.write(OK)
+
+    async with model_server(script) as client:
+        assert await get(client) == b"ok"
+        assert await get(client) == b"ok"
+
+
+async def test_a_redirection_is_not_followed() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(
+            b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"
+        )
+
+    async with (
+        model_server(script) as client,
+        client.exchange("GET", "/path", [], DEADLINES.read) as answer,
+    ):
+        assert (answer.status, await answer.all()) == (307, b"")

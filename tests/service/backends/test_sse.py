@@ -48,11 +48,13 @@ def test_data_may_be_empty() -> None:
     assert Events().feed(b"data:\n\n") == [b""]
 
 
-@pytest.mark.parametrize("piece", [b"data: " + b"x" * 50, b"data: x\n" * 50, b"x" * 50])
+@pytest.mark.parametrize(
+    "piece", [b"data: " + b"x" * 50, b"data: x\n" * 50, b"x" * 50, b"data:\n" * 50, b"x"]
+)
 def test_an_event_without_end_is_given_up(piece: bytes) -> None:
     events = Events(largest=1000)
     with pytest.raises(ModelError, match="too large"):
-        list(map(events.feed, [piece] * 1000))
+        list(map(events.feed, [piece] * 1001))
 
 
 def test_many_events_are_not_one_large_one() -> None:

@@ -47,6 +47,32 @@ def test_what_a_user_says_acts_as_no_special_token() -> None:
     assert template(source).told(said) == [2, "<|e|><|u|><|b|>", 1]
 
 
+@pytest.mark.parametrize("key", ["|b|>", "|u|", " |e|>", "|U|>", "|"])
+def test_what_a_client_says_completes_no_special_token_that_the_template_began(key: str) -> None:
+    parameters = {"properties": {key: {"|u|>": ["|e|>"]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    source = """{% macro tag(word) %}{{ '<' ~ word }}<{{ word | trim }}>{% endmacro %}
+{%- for name, schema in tools[0].function.parameters.properties | items %}
+{{- tag(name) }}{% for key, values in schema | items %}{{ tag(key) }}{{ tag(values[0]) }}
+{%- endfor %}{% endfor %}
+{%- for call in messages[0].tool_calls %}
+{%- for name, value in call.function.arguments | items %}{{ tag(name) }}{{ tag(value) }}
+{%- endfor %}{% endfor %}{{ tag(messages[0].content) }}{{ tag(also.word) }}"""
+    call = {"type": "function", "id": key, "function": {"name": "f", "arguments": {key: key}}}
+    message = {"role": "assistant", "content": key, "tool_calls": [call]}
+    pieces = template(source).told(Chat([message], [tool], {"also": {"word": key}}))
+    assert all(isinstance(piece, str) for piece in pieces)
+    assert "".join(map(str, pieces)).count(f"<{key}<{key.strip()}>") >= 5
+
+
+def test_the_template_makes_special_tokens_of_words_that_are_ours() -> None:
+    source = "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ m.content }}{% endfor %}"
+    tokens = [{**ADDED[0], "content": "<|user|>", "id": 5}]
+    made = JinjaTemplate({"default": source}, {}, Specials(tokens))
+    said = Chat([{"role": "user", "content": "user|>"}, {"role": "tool", "content": "user"}])
+    assert made.told(said) == [5, "user|><|tool|>user"]
+
+
 def test_an_answer_is_asked_for() -> None:
     one = template("x{% if add_generation_prompt %}<|u|>assistant\n{% endif %}")
     assert one.told(HELLO) == ["x"]

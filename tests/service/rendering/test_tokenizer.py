@@ -95,6 +95,48 @@ def test_no_merge_makes_a_special_token() -> None:
     assert tokenizer.detokenizer(frozenset()).push(ids) == " SEP"
 
 
+def edited(files: dict[str, bytes], **members: Any) -> dict[str, bytes]:
+    parsed = json.loads(files["tokenizer.json"])
+    parsed["model"] |= members
+    return {"tokenizer.json": json.dumps(parsed).encode()}
+
+
+def test_what_stands_for_the_unknown_may_be_special() -> None:
+    tokenizer = LocalTokenizer.of(edited(sentencepiece("never"), unk_token="SEP"))
+    (special,) = tokenizer.specials.spelling
+    (letter,) = encode(tokenizer, ["b"])[0]
+    assert encode(tokenizer, ["b\u00e9b"])[0] == [letter, special, letter]
+    assert special not in encode(tokenizer, ["SEP"])[0]
+
+
+def test_a_special_token_cannot_be_said_by_another_spelling_of_its_id() -> None:
+    files = sentencepiece("never")
+    model = json.loads(files["tokenizer.json"])["model"]
+    other = {**model["vocab"], "bc": model["vocab"]["SEP"]}
+    tokenizer = LocalTokenizer.of(edited(files, vocab=other, merges=[*model["merges"], ["b", "c"]]))
+    assert not tokenizer.specials.spelling.keys() & set(encode(tokenizer, ["bc"])[0])
+
+
+def test_an_unknown_compatibility_form_of_a_special_token_is_none() -> None:
+    parsed = json.loads(sentencepiece("never")["tokenizer.json"])
+    parsed["normalizer"] = {"type": "NFKC"}
+    tokenizer = LocalTokenizer.of({"tokenizer.json": json.dumps(parsed).encode()})
+    ids = encode(tokenizer, ["\uff33\uff25\uff30"])[0]
+    assert tokenizer.detokenizer(frozenset()).push(ids) == "SEP"
+    assert not tokenizer.specials.spelling.keys() & set(ids)
+
+
+def test_text_that_cannot_be_tokenised_is_refused() -> None:
+    with pytest.raises(ModelError) as error:
+        encode(TINY, ["half of a \ud83e"])
+    assert error.value.code == "invalid_prompt"
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 31, 1 << 40, 10**30])
+def test_ids_that_no_vocabulary_has_write_nothing(token: int) -> None:
+    assert TINY.detokenizer(frozenset()).push([token, *encode(TINY, ["a"])[0], token]) == "a"
+
+
 def test_a_vocabulary_that_cannot_tell_piece_by_piece_is_refused() -> None:
     with pytest.raises(ModelError, match="piece by piece"):
         LocalTokenizer.of(sentencepiece("always", single_word=True))

@@ -19,6 +19,7 @@ from service.errors import ModelError
 from service.rendering.proof import Proof
 from service.servers import Kind, Server
 from service.servers.adapters import Adapters
+from service.servers.detection import identified
 from tests.service.backends.llama_cpp.conversing import assistant, prompt, user
 from tests.service.servers.llamas import Llama, fleet_of, until
 
@@ -68,6 +69,17 @@ def test_a_backend_of_this_process_is_its_own_adapter(adapters: Adapters) -> Non
 def test_what_a_server_cannot_be_is_said(adapters: Adapters, fields: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         adapters.of(server(**fields))
+
+
+@pytest.mark.parametrize("kind", ["auto", "llama.cpp", "llama.cpp-chat", "chat"])
+async def test_an_address_may_end_with_the_path_of_the_api(
+    adapters: Adapters, llamas: list[Llama], kind: Any
+) -> None:
+    named = Server(name="one", kind=kind, url=f"{llamas[0].url}/v1/")
+    backend = adapters.of(await identified(named))
+    await backend.start()
+    assert list(backend.models) == ["tiny"]
+    await backend.stop()
 
 
 async def test_a_conversation_goes_on_at_a_server_of_another_kind(llamas: list[Llama]) -> None:

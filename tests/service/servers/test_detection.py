@@ -11,11 +11,14 @@ from contextlib import (
 )
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
 
+from service.config import Config
 from service.errors import ModelError
+from service.serve import roster_of, running
 from service.servers import Server
 from service.servers.detection import PORTS, Found, detect, identified, kind_of, usual_url
 from tests.service.servers.llamas import Llama, free_port
@@ -45,7 +48,7 @@ SERVERS: Mapping[str, Routes] = {
         "/props": UNEXPECTED,
         "/api/version": UNEXPECTED,
     },
-    "chat": {"/v1/models": listed("m", owned_by="someone")},
+    "chat": {"/v1/models": listed("m", owned_by="someone"), "/v1/responses": UNEXPECTED},
 }
 """What servers answer, as far as it tells them apart; from their sources and their documentation."""
 
@@ -99,6 +102,20 @@ async def test_a_real_llama_cpp_is_recognised(weights: Path) -> None:
     llama.kill()
 
 
+async def test_turnwire_itself_is_recognised() -> None:
+    config = Config(
+        backend="simulator",
+        http_address="127.0.0.1:0",
+        grpc_address="127.0.0.1:0",
+        health_address="127.0.0.1:0",
+        operations_address="127.0.0.1:0",
+    )
+    async with running(config, roster_of(config)) as service:
+        address = urlsplit(service.http_url)
+        [found] = await detect([address.port or 0])
+    assert (found.kind, found.models) == ("responses-websocket", ["simulator"])
+
+
 async def test_all_ports_are_looked_at_and_what_is_nothing_is_left_out() -> None:
     async def shy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del writer
@@ -133,6 +150,16 @@ async def test_a_server_without_a_kind_is_asked_for_it() -> None:
 async def test_a_server_of_no_known_kind_is_said_to_be_so() -> None:
     async with answering({"/": "A web site."}) as port:
         with pytest.raises(ModelError, match="not answer like any known"):
+            await identified(Server(name="one", url=f"http://127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("401 Unauthorized", "API key"), ("503 Service Unavailable", "status 503")],
+)
+async def test_a_server_that_does_not_say_what_it_is_says_why(status: str, said: str) -> None:
+    async with answering(SERVERS["vllm"], status) as port:
+        with pytest.raises(ModelError, match=said):
             await identified(Server(name="one", url=f"http://127.0.0.1:{port}"))
 
 

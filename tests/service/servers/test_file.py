@@ -82,15 +82,18 @@ def test_models_are_a_list_or_names_with_names(tmp_path: Path) -> None:
         (ONE + 'headers = {"X A" = "a"}', "visible ASCII"),
         (ONE + 'api_key_env = "NOBODY_SET_THIS"', "no key in NOBODY_SET_THIS"),
         (ONE + 'api_key_env = "A"\napi_key_file = "."', "exclude each other"),
-        ("[servers.one]\n", "servers.one: expected an address, http or https"),
-        ('[servers.one]\nurl = "ftp://a"', "http or https://host:port"),
-        ('[servers.one]\nurl = "http://a b"', "http or https://host:port"),
-        ('[servers.one]\nurl = "http://me:pw@a"', "without credentials"),
-        ('[servers.one]\nkind = "vllm-grpc"\nurl = "http://a:1"', "grpc or grpcs://host:port"),
+        ("[servers.one]\n", "servers.one.url: expected an address, http://host:port or https://"),
+        ('[servers.one]\nurl = "ftp://a"', "http://host:port or https://host:port"),
+        ('[servers.one]\nurl = "http://a b"', "http://host:port or https://host:port"),
+        ('[servers.one]\nurl = "http://me:pw@a"', "servers.one.url: expected an address without"),
+        ('[servers.one]\nkind = "vllm-grpc"\nurl = "http://a:1"', "grpc://host:port or grpcs://"),
         (ONE + 'state = "stored"', "state is for kinds responses"),
         (ONE + 'kind = "responses"\nstate = "connection"', "only responses-websocket"),
         (ONE + 'kind = "vllm-generate"', "needs a tokenizer"),
         (ONE + 'kind = "ollama"\ntokenizer = "."', "a tokenizer is for kinds auto, sglang,"),
+        (ONE + 'kind = "vllm"\ntokenizer = "models.toml"', "there is no directory "),
+        (ONE + 'kind = "llama.cpp"\nheaders = {X-A = "a"}', "headers cannot be set for kind"),
+        (ONE + 'api_key_file = "."', "the key's file cannot be read: Is a directory"),
         (ONE + 'kind = "ollama"\nspilled = 3', "spilled is for kind llama.cpp"),
         ('[servers.one]\nkind = "simulator"\nurl = "http://a:1"', "no url"),
         ('[servers."a b"]\nurl = "http://a"', "a server's name is of letters"),
@@ -111,6 +114,20 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_bad_address_is_told_beside_what_else_is_wrong(tmp_path: Path) -> None:
+    message = problems(tmp_path, '[servers.one]\nurl = "nowhere"\nweight = 0')
+    assert {"servers.one.url", "servers.one.weight"} <= set(
+        re.findall(r"servers\.\w+\.\w+", message)
+    )
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadModelsFile, match=r"nowhere\.toml cannot be read: No such file"):
+        read(tmp_path / "nowhere.toml")
+    with pytest.raises(BadModelsFile, match="cannot be read: Is a directory"):
+        read(tmp_path)
+
+
 def test_no_secret_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAD_KEY", "hush\nhush")
     (tmp_path / "key").write_text("hush hush\x07")
@@ -119,6 +136,9 @@ def test_no_secret_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         'api_key_file = "key"',
         'headers = {Authorization = "hush\\n"}',
         'api_key = "hush"',
+        'api_key_env = "hush-hush"',
+        'api_key_env = "hush"',
+        'api_key_file = "hush"',
     )
     for line in bad:
         assert "hush" not in problems(tmp_path, ONE + line)

@@ -88,6 +88,7 @@ async def test_a_former_life_is_kept_until_its_last_turn_and_tells_nothing_any_m
             await one.look()
             assert not maker.made[0].stopped
             assert one.candidate.load == 1
+            one.failed(maker.made[0], Unavailable("server_error", "It broke off."))
             raise Unavailable("server_error", "It broke off.")
     except Unavailable:
         assert one.up
@@ -118,12 +119,18 @@ async def test_only_so_many_failures_in_a_row_take_it_down() -> None:
     one.answered()
     for error in ("server_error", "rate_limit_exceeded", "rate_limit_exceeded", "server_error"):
         assert one.up
-        try:
-            with one.turn():
-                raise Unavailable(error, "No.")
-        except Unavailable:
-            continue
+        one.failed(maker.made[0], Unavailable(error, "No."))
     assert not one.up
+
+
+async def test_a_server_lists_names_that_clients_can_be_told_and_not_without_end() -> None:
+    listed = ["m", "", "a\nb", "x" * 257, "\x1b[2J", *(str(number) for number in range(10_000))]
+    backend = Simulator(listed)
+    server = Server(name="here", kind="embedded", backend=backend)
+    one = Member(server, lambda _: backend, Pace(), Metrics(CollectorRegistry()))
+    await one.look()
+    assert list(one.models)[:3] == ["m", "0", "1"]
+    assert len(one.models) == 4096
 
 
 async def test_a_defect_is_a_failure_and_is_not_told() -> None:

@@ -161,6 +161,29 @@ async def test_turns_take_a_server_down_that_says_it_is_well() -> None:
         assert len(broken.asked) == 1
 
 
+class Choking(Simulator):
+    """Is well, but for requests of one kind."""
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
+        if "poison" in prompt.extra_json:
+            raise gone()
+        async with aclosing(super().generate(prompt)) as batches:
+            async for batch in batches:
+                yield batch
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+async def test_a_turn_that_servers_choke_on_takes_none_of_them_down(count: int) -> None:
+    servers = [here(str(number), Choking(["m"])) for number in range(count)]
+    async with fleet_of(*servers, pace=SLOW) as place:
+        backend = place.router.backend("m")
+        for _ in range(10):
+            with pytest.raises(Unavailable):
+                await converse(backend, prompt(user("hi"), extra='{"poison": true}'))
+        assert all(place.up(server.name) for server in servers)
+        assert (await converse(backend, prompt(user("hi")))).text
+
+
 async def test_closing_a_turn_stops_the_server_and_frees_its_place() -> None:
     slow = Simulator(["m"], speed=Speed(tokens_per_second=20))
     async with fleet_of(here("slow", slow)) as place:
