@@ -1,8 +1,8 @@
 """One model server as the service sees it: its adapter, its turns in flight, how it fares."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -67,6 +67,7 @@ class Member:
         self._pace = pace
         self._circuit = Circuit(pace.failures)
         self._lives: list[_Life] = []  # the last one is the present one
+        self._waiting: set[asyncio.Timeout] = set()
         self._up = metrics.server_up.labels(server.name)
         self._inflight = metrics.server_turns_inflight.labels(server.name)
         self._up.set(0)
@@ -110,12 +111,26 @@ class Member:
             life.turns -= 1
             self._inflight.dec()
 
+    @asynccontextmanager
+    async def patience(self) -> AsyncGenerator[None]:
+        """Wait for it to begin to answer, for as long as it is up. Raises `Unavailable`."""
+        waiting = asyncio.timeout(None)
+        self._waiting.add(waiting)
+        try:
+            async with waiting:
+                yield
+        except TimeoutError:
+            raise Unavailable("server_error", "The model server is away.") from None
+        finally:
+            self._waiting.discard(waiting)
+
     def answered(self) -> None:
         """It began to answer."""
         self._circuit.answered()
 
     def failed(self, backend: Backend, error: Unavailable) -> None:
         """It is to blame for the failure of a turn that this adapter of it was asked for."""
+        log.warning("server_failed_a_turn", server=self.name, why=error.message)
         if backend is self.backend and error.code != "rate_limit_exceeded":  # busy is not away
             self._failed(error)
 
@@ -172,7 +187,9 @@ class Member:
         self._circuit.well()
         if not was_up:
             self._up.set(1)
-            log.info("server_up", server=self.name, kind=self._kind())
+            told = self.backend.capabilities.tokens_in if self.backend else "none"
+            form = "messages" if told == "none" else "token ids"
+            log.info("server_up", server=self.name, kind=self._kind(), prompts=form)
 
     def _failed(self, error: ModelError) -> None:
         was_up, self.failure = self.up, error
@@ -180,6 +197,8 @@ class Member:
         if self.up:
             return
         self._up.set(0)
+        while self._waiting:
+            self._waiting.pop().reschedule(asyncio.get_running_loop().time())
         if was_up or not self.looked.is_set():
             log.warning("server_down", server=self.name, kind=self._kind(), why=error.message)
 

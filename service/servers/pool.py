@@ -10,7 +10,7 @@ choke on could have all of them taken for down. Whether they are, they are asked
 
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import NamedTuple, TypeVar
 
 from service.backends import Backend, Capabilities, Produced, Prompt
@@ -115,7 +115,8 @@ class Pool:
                     backend = attempt.enter_context(member.turn())
                     batches = backend.generate(self._addressed(prompt, member))
                     await attempt.enter_async_context(aclosing(batches))
-                    first = await anext(batches, ())
+                    async with self._patience(member):
+                        first = await anext(batches, ())
                     held.push_async_exit(attempt.pop_all())
                     return _Begun(member, backend, first, batches)
 
@@ -128,6 +129,11 @@ class Pool:
             except Unavailable as error:
                 turn.member.failed(turn.backend, error)
                 raise
+
+    def _patience(self, member: Member) -> AbstractAsyncContextManager[None]:
+        """Wait for a server to begin to answer; where there are others, only for as long as it is up."""
+        others = any(other.up for other in self._members.values() if other is not member)
+        return member.patience() if others else nullcontext()
 
     async def _tried(self, prompt: Prompt, ask: Callable[[Member], Awaitable[T]]) -> T:
         """Ask one server after the other until one answers. Raises what the last one raised."""

@@ -10,6 +10,7 @@ from service.backends import Finished, Produced, Prompt, Text
 from service.backends.simulator.backend import Simulator, Speed
 from service.conversation import Segment
 from service.errors import ModelError, Unavailable
+from service.servers.member import Pace
 from tests.service.backends.llama_cpp.conversing import converse, prompt, user
 from tests.service.servers.llamas import SLOW, Llama, fleet_of, here, reached, until
 from tests.stand_ins.cut import cut
@@ -60,6 +61,28 @@ async def test_conversations_stay_where_their_cache_is(llamas: list[Llama]) -> N
                 history.append(answered.segment)
     assert place.sample("turnwire_affinity_total", result="new") == 4
     assert place.sample("turnwire_affinity_total", result="hit") == 8
+
+
+class Hanging(Simulator):
+    """Takes turns and says nothing to them, nor to those who ask how it is."""
+
+    async def check(self) -> None:
+        raise gone()
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
+        await asyncio.Event().wait()
+        yield []
+
+
+async def test_a_turn_that_waits_for_a_server_which_hangs_goes_elsewhere() -> None:
+    hanging, well = Hanging(["m"]), Simulator(["m"])
+    pace = Pace(interval=0.01, check=1, failures=3)
+    async with fleet_of(here("hanging", hanging), here("well", well), pace=pace) as place:
+        asked = [prompt(user("hello"), conversation=str(number)) for number in range(8)]
+        backend = place.router.backend("m")
+        async with asyncio.timeout(10):
+            turns = await asyncio.gather(*(converse(backend, one) for one in asked))
+    assert all(turn.finished.output_tokens for turn in turns)
 
 
 async def test_a_turn_goes_elsewhere_when_its_server_is_gone(llamas: list[Llama]) -> None:
