@@ -24,8 +24,8 @@ from service.bench.subjects import Candidate, candidates
 from service.config import Config, settings_table
 from service.errors import ModelError
 from service.keys import BadKeyFile, new_key
-from service.serve import Service, embedded_backend, roster_of, running, serve
-from service.servers import Roster, alone
+from service.serve import Service, embedded, roster_of, running, serve
+from service.servers import Roster
 from service.servers.detection import Found, detect
 from service.servers.file import BadModelsFile
 
@@ -248,7 +248,7 @@ def _embedded(config: Config) -> Roster:
             _stop(error.message)
     elif not weights.is_file():
         _stop(f"{config.model} is neither a file nor one of {', '.join(models.MODELS)}.")
-    return alone(embedded_backend(config, weights))
+    return embedded(config, weights)
 
 
 def _fetch(name: str) -> Path:

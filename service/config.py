@@ -60,6 +60,16 @@ class Config(BaseSettings):
         16384, ge=512, description="context of the embedded model, over all slots"
     )
     slots: int = Field(4, ge=1, le=64, description="conversations the embedded model keeps cached")
+    saved_conversations: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="more of them, that it saves to files when others take their place",
+    )
+    saved_conversations_dir: Path = Field(
+        Path("/dev/shm"),  # noqa: S108 - in memory: what was said can be computed from these files
+        description="where these files are: in memory as a rule, for what is said can be computed from them",
+    )
 
     simulator_first_token_seconds: float = Field(
         0.05, ge=0, description="the simulator's time to first token"

@@ -1,6 +1,7 @@
 """The composition root: the one module that knows every part, and in which order they start and stop."""
 
 import asyncio
+import functools
 import gc
 import signal
 import time
@@ -22,7 +23,6 @@ from prometheus_client import (
 import transports.grpc
 import transports.http
 from service import models
-from service.backends import Backend
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
@@ -38,7 +38,7 @@ from service.moderation.rules import RulesClassifier
 from service.rendering.proof import Proof
 from service.router import Router
 from service.sealing import Seal
-from service.servers import Roster, Server, alone
+from service.servers import Roster, Server, alone, in_process
 from service.servers.adapters import Adapters
 from service.servers.detection import name_of, usual_url
 from service.servers.file import read
@@ -135,8 +135,8 @@ def roster_of(config: Config) -> Roster:
     return Roster(servers=[server], strict=True)
 
 
-def embedded_backend(config: Config, weights: Path) -> Backend:
-    """Make the model server that runs in this process."""
+def embedded(config: Config, weights: Path) -> Roster:
+    """Return the model server that runs in this process."""
     packaged = models.MODELS.get(config.model)
     model = EmbeddedModel(
         weights=weights,
@@ -144,8 +144,10 @@ def embedded_backend(config: Config, weights: Path) -> Backend:
         context=config.context_tokens,
         slots=config.slots,
         defaults=packaged.sampling if packaged else {},
+        spilled=config.saved_conversations,
+        spill_directory=config.saved_conversations_dir,
     )
-    return Embedded(model)
+    return in_process(Embedded.kind, functools.partial(Embedded, model))
 
 
 async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitStack) -> Service:

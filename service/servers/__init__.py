@@ -4,7 +4,7 @@ A `Fleet` watches all of them. What it knows goes into one `Pool` for each model
 as that model's backend.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from service.backends import Backend
 from service.backends.http import Deadlines
+from service.rendering.proof import Proof
 
 Kind: TypeAlias = Literal[
     "llama.cpp",
@@ -71,8 +72,8 @@ class Server:
     state: State | None = None
     """Who keeps a conversation, of an upstream that can; None is what is usual for its kind."""
     deadlines: Deadlines = field(default_factory=Deadlines)
-    backend: Backend | None = None
-    """The adapter of one in this process, which is made before the service."""
+    here: Callable[[Proof], Backend] | None = None
+    """Makes the adapter of one in this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,5 +89,9 @@ class Roster:
 
 def alone(backend: Backend) -> Roster:
     """Have one backend of this process serve all that it can."""
-    server = Server(name=backend.kind, kind="embedded", backend=backend)
-    return Roster(servers=[server], strict=True)
+    return in_process(backend.kind, lambda _: backend)
+
+
+def in_process(name: str, make: Callable[[Proof], Backend]) -> Roster:
+    """Have one backend that is made in this process serve all that it can."""
+    return Roster(servers=[Server(name=name, kind="embedded", here=make)], strict=True)

@@ -49,8 +49,8 @@ class Adapters:
 
         Raises `ModelError` for what this kind of server cannot be or do.
         """
-        if server.backend:
-            return server.backend
+        if server.here:
+            return server.here(self._proof)
         if server.kind == "simulator":
             return Simulator(tuple(server.models.values()) or ("simulator",))
         if server.kind in KINDS:

@@ -157,8 +157,8 @@ class Member:
             await self._lives.pop().backend.stop()
 
     async def _ask(self) -> None:
-        if self.backend is None or (not self.up and self.server.backend is None):
-            async with asyncio.timeout(None if self.server.backend else self._pace.meeting):
+        if self.backend is None or (not self.up and self.server.here is None):
+            async with asyncio.timeout(None if self.server.here else self._pace.meeting):
                 await self._meet()
         else:
             async with asyncio.timeout(self._pace.check):

@@ -8,8 +8,10 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import xllamacpp  # type: ignore[import-untyped]
 
@@ -41,9 +43,9 @@ class EmbeddedModel:
     defaults: Mapping[str, float] = field(default_factory=dict)
     """Sampling parameters for requests that set none."""
     spilled: int = 0
-    """How many conversations are saved when others take their slots, below `spill_directory`."""
-    spill_directory: Path | None = None
-    """A private directory, in memory as a rule: what was said can be computed from what stands there."""
+    """How many conversations are saved when others take their slots."""
+    spill_directory: Path = Path("/dev/shm")  # noqa: S108 - only a private directory in it is used
+    """Below which they are saved: in memory as a rule, for what was said can be computed from them."""
 
 
 class Embedded:
@@ -56,6 +58,7 @@ class Embedded:
         self._wanted = model
         self._proof = proof
         self._server: xllamacpp.Server | None = None
+        self._files = ExitStack()
         self._backend: LlamaCpp
 
     @property
@@ -65,20 +68,19 @@ class Embedded:
 
     async def start(self) -> None:
         """Load the model, in a thread: it takes about a second."""
-        key = secrets.token_hex(32)
+        key, wanted = secrets.token_hex(32), self._wanted
+        spill = self._spill_directory() if wanted.spilled else None
         try:
-            server = await asyncio.to_thread(_serve, self._wanted, key)
+            server = await asyncio.to_thread(_serve, wanted, key, spill)
         except RuntimeError as error:
-            raise ModelError("server_error", f"{self._wanted.weights} cannot be loaded.") from error
+            raise ModelError("server_error", f"{wanted.weights} cannot be loaded.") from error
         self._server = server
-        wanted = self._wanted
-        spilled = wanted.spilled if wanted.spill_directory else 0
         self._backend = LlamaCpp(
             server.listening_address,
             key,
             defaults=wanted.defaults,
             proof=self._proof,
-            spilled=spilled,
+            spilled=wanted.spilled,
         )
         await self._backend.start()
 
@@ -87,6 +89,7 @@ class Embedded:
         if self._server is not None:
             await self._backend.stop()
             await asyncio.to_thread(self._unload)
+        self._files.close()
 
     async def check(self) -> None:
         """Ask whether the model answers."""
@@ -100,11 +103,19 @@ class Embedded:
         """Answer in the conversation's slot."""
         return self._backend.generate(prompt)
 
+    def _spill_directory(self) -> str:
+        """Make a directory for saved slots that goes when the model does. Raises `ModelError`."""
+        place = self._wanted.spill_directory
+        try:
+            return self._files.enter_context(TemporaryDirectory(prefix="turnwire-", dir=place))
+        except OSError as error:
+            raise ModelError("server_error", f"Nothing can be saved in {place}.") from error
+
     def _unload(self) -> None:
         self._server = None
 
 
-def _serve(model: EmbeddedModel, key: str) -> xllamacpp.Server:
+def _serve(model: EmbeddedModel, key: str, spill: str | None) -> xllamacpp.Server:
     params = xllamacpp.CommonParams()
     params.model.path = str(model.weights)
     params.model_alias = {model.name}
@@ -114,8 +125,8 @@ def _serve(model: EmbeddedModel, key: str) -> xllamacpp.Server:
     params.api_keys = [key]
     params.ui = False
     params.endpoint_slots = True
-    if model.spill_directory:
-        params.slot_save_path = f"{model.spill_directory}{os.sep}"
+    if spill:
+        params.slot_save_path = f"{spill}{os.sep}"
     params.n_ctx = model.context
     params.n_parallel = model.slots
     params.cache_ram_mib = 0  # a cache beside the slots, which knows no tenants

@@ -97,7 +97,7 @@ async def fleet_of(
 
 
 def here(name: str, backend: Backend, **fields: object) -> Server:
-    return Server(name=name, kind="embedded", backend=backend, **fields)  # type: ignore[arg-type]
+    return Server(name=name, kind="embedded", here=lambda _: backend, **fields)  # type: ignore[arg-type]
 
 
 def reached(name: str, url: str) -> Server:

@@ -54,7 +54,7 @@ def test_every_kind_has_its_adapter(adapters: Adapters, kind: str, tmp_path: Pat
 
 def test_a_backend_of_this_process_is_its_own_adapter(adapters: Adapters) -> None:
     simulator = Simulator()
-    assert adapters.of(Server(name="s", kind="embedded", backend=simulator)) is simulator
+    assert adapters.of(Server(name="s", kind="embedded", here=lambda _: simulator)) is simulator
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ async def test_a_former_life_is_kept_until_its_last_turn_and_tells_nothing_any_m
 
 async def test_a_server_of_this_process_is_not_loaded_twice() -> None:
     backend, maker = Moody(), Maker()
-    server = Server(name="here", kind="embedded", backend=backend)
+    server = Server(name="here", kind="embedded", here=lambda _: backend)
     one = Member(server, lambda _: backend, Pace(failures=1), Metrics(CollectorRegistry()))
     await one.look()
     backend.well, backend.started = False, False
@@ -126,7 +126,7 @@ async def test_only_so_many_failures_in_a_row_take_it_down() -> None:
 async def test_a_server_lists_names_that_clients_can_be_told_and_not_without_end() -> None:
     listed = ["m", "", "a\nb", "x" * 257, "\x1b[2J", *(str(number) for number in range(10_000))]
     backend = Simulator(listed)
-    server = Server(name="here", kind="embedded", backend=backend)
+    server = Server(name="here", kind="embedded", here=lambda _: backend)
     one = Member(server, lambda _: backend, Pace(), Metrics(CollectorRegistry()))
     await one.look()
     assert list(one.models)[:3] == ["m", "0", "1"]
