@@ -67,7 +67,7 @@ class Server:
     template: TemplateSource = "auto"
     context: int | None = None
     """Tokens of prompt and answer together, where the server does not say."""
-    spilled: int = 0
+    saved_conversations: int = 0
     """Conversations that a llama.cpp server saves to files when others take their slots."""
     state: State | None = None
     """Who keeps a conversation, of an upstream that can; None is what is usual for its kind."""

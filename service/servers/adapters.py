@@ -96,7 +96,7 @@ class Adapters:
         url, key, deadlines = root_of(server.url), _key(server), server.deadlines
         if server.kind == "llama.cpp":
             return LlamaCpp(
-                url, key, deadlines=deadlines, proof=self._proof, spilled=server.spilled
+                url, key, deadlines=deadlines, proof=self._proof, spilled=server.saved_conversations
             )
         formats = functools.partial(format_of, source=_source(server))
         if server.kind == "vllm-generate":

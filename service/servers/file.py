@@ -114,7 +114,7 @@ class _Server(_Table):
     tokenizer: Path | None = None
     template: TemplateSource = "auto"
     context: int | None = Field(None, ge=1)
-    spilled: int = Field(0, ge=0)
+    saved_conversations: int = Field(0, ge=0)
     state: State | None = None
     deadlines: _Deadlines = _Deadlines()
 
@@ -180,8 +180,8 @@ class _Server(_Table):
             raise ValueError("state is for kinds responses and responses-websocket")
         if self.state == "connection" and self.kind != "responses-websocket":
             raise ValueError("only responses-websocket keeps state on a connection")
-        if self.spilled and self.kind not in ("llama.cpp", "auto"):
-            raise ValueError("spilled is for kind llama.cpp")
+        if self.saved_conversations and self.kind not in ("llama.cpp", "auto"):
+            raise ValueError("saved_conversations is for kind llama.cpp")
         if self.headers and self.kind in _WITHOUT_HEADERS:
             raise ValueError(f"headers cannot be set for kind {self.kind}")
         check_tokenizer(self.tokenizer, self.kind)
@@ -200,7 +200,7 @@ class _Server(_Table):
             tokenizer=self.tokenizer,
             template=self.template,
             context=self.context,
-            spilled=self.spilled,
+            saved_conversations=self.saved_conversations,
             state=self.state,
             deadlines=self.deadlines.value(),
         )
