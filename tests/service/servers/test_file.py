@@ -94,7 +94,10 @@ def test_models_are_a_list_or_names_with_names(tmp_path: Path) -> None:
         (ONE + 'kind = "vllm"\ntokenizer = "models.toml"', "there is no directory "),
         (ONE + 'kind = "llama.cpp"\nheaders = {X-A = "a"}', "headers cannot be set for kind"),
         (ONE + 'api_key_file = "."', "the key's file cannot be read: Is a directory"),
-        (ONE + 'kind = "ollama"\nsaved_conversations = 3', "saved_conversations is for kind llama.cpp"),
+        (
+            ONE + 'kind = "ollama"\nsaved_conversations = 3',
+            "saved_conversations is for kind llama.cpp",
+        ),
         ('[servers.one]\nkind = "simulator"\nurl = "http://a:1"', "no url"),
         ('[servers."a b"]\nurl = "http://a"', "a server's name is of letters"),
         (ONE + 'models = ["a"]\n[aliases]\na = "a"', "is the name of a model too"),
