@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from service.backends import Prompt
+from turnwire.v1 import items_pb2
 
 
 class Affinity:
@@ -29,8 +30,14 @@ class Affinity:
 
 
 def key_of(prompt: Prompt) -> bytes:
-    """Return what tells a conversation from others, of other tenants too."""
-    return "\0".join(_owner(prompt)).encode(errors="surrogatepass")
+    """Return what stays the same while a conversation grows, and differs between tenants.
+
+    It begins with the same words of the user, also where a client sends all of it every time.
+    """
+    items = prompt.history[0].items if prompt.history else prompt.input
+    asked = next((item for item in items if item.message.role == "user"), items_pb2.Item())
+    said = asked.SerializeToString(deterministic=True)
+    return prompt.tenant.encode(errors="surrogatepass") + b"\0" + said
 
 
 def _owner(prompt: Prompt) -> tuple[str, str]:

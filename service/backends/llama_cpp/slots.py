@@ -1,8 +1,9 @@
 """Which conversation is in which slot of a llama.cpp server.
 
 A slot is a sequence of tokens whose keys and values the server holds. A conversation goes back to
-the slot it was in; otherwise it takes the one that was used longest ago, and finds there what was
-saved of it, if anything was.
+the slot it was in. A client that keeps its conversation itself, and sends all of it every time, is known
+by what it sends: it begins with the prompt that a slot was given last. All others take the slot that was
+used longest ago, and find there what was saved of them, if anything was.
 """
 
 import asyncio
@@ -62,12 +63,16 @@ class Slots:
         self._free = asyncio.Semaphore(count)  # as many as are idle; it keeps the line
         self._deadline = deadline
         self._saved = saved or Nowhere()
+        self._told = [b""] * count  # the prompts that they were given last
 
     @asynccontextmanager
-    async def lease(self, owner: Owner) -> AsyncGenerator[Lease]:
-        """Lease the slot that fits best; wait in line while all are busy. Raises `Unavailable`."""
+    async def lease(self, owner: Owner, told: bytes = b"") -> AsyncGenerator[Lease]:
+        """Lease the slot that fits best; wait in line while all are busy. Raises `Unavailable`.
+
+        `told` is the prompt, in decimal ids.
+        """
         await self._acquire()
-        slot = self._choose(owner)
+        slot = self._choose(owner, told)
         before = self._idle.pop(slot)
         lease = Lease(slot, reuse=before is not None and before.tenant == owner.tenant)
         try:
@@ -76,6 +81,7 @@ class Slots:
             yield lease
         finally:
             self._idle[slot] = owner if lease.filled or lease.reuse else None  # nobody knows whose
+            self._told[slot] = told if lease.filled else b""
             self._free.release()
 
     async def _acquire(self) -> None:
@@ -92,6 +98,17 @@ class Slots:
             await self._saved.save(lease.slot, before)
         lease.reuse = await self._saved.restore(lease.slot, owner) or reuse
 
-    def _choose(self, owner: Owner) -> int:
-        own = (slot for slot, last in reversed(self._idle.items()) if last == owner)
-        return next(own, next(iter(self._idle)))
+    def _choose(self, owner: Owner, told: bytes) -> int:
+        newest = list(reversed(self._idle.items()))
+        own = (slot for slot, last in newest if last == owner)
+        continued = (
+            slot
+            for slot, last in newest
+            if last and last.tenant == owner.tenant and _continues(self._told[slot], told)
+        )
+        return next(own, next(continued, newest[-1][0]))
+
+
+def _continues(before: bytes, told: bytes) -> bool:
+    """Whether a prompt begins with all of another one."""
+    return bool(before) and told.startswith(before) and told[len(before) : len(before) + 1] == b","

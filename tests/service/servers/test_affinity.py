@@ -1,7 +1,13 @@
 """The memory of where conversations are."""
 
+from service.conversation import Segment
 from service.servers.affinity import Affinity, key_of
-from tests.service.backends.llama_cpp.conversing import prompt
+from tests.service.backends.llama_cpp.conversing import assistant, prompt, user
+from turnwire.v1 import items_pb2
+
+
+def developer(text: str) -> items_pb2.Item:
+    return items_pb2.Item(message=items_pb2.Message(role="developer", content_text=text))
 
 
 def test_the_last_answer_counts() -> None:
@@ -26,3 +32,12 @@ def test_tenants_share_nothing() -> None:
     affinity.answered(prompt(tenant="alice"), "a")
     assert affinity.last(prompt(tenant="bob")) is None
     assert key_of(prompt(tenant="alice")) != key_of(prompt(tenant="bob"))
+
+
+def test_a_conversation_that_is_sent_anew_has_the_same_key() -> None:
+    question, answer = user("Why?"), assistant("Because.")
+    first = prompt(developer("Be brief."), question, conversation="1")
+    anew = prompt(developer("Be brief."), question, answer, user("Really?"), conversation="2")
+    chained = prompt(user("Really?"), history=[Segment(None, [question, answer])])
+    assert key_of(first) == key_of(anew) == key_of(chained)
+    assert key_of(first) != key_of(prompt(developer("Be brief."), user("What?")))

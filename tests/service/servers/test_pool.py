@@ -52,7 +52,7 @@ async def test_conversations_stay_where_their_cache_is(llamas: list[Llama]) -> N
         histories: dict[str, list[Segment]] = {f"conversation {number}": [] for number in range(4)}
         for turn in range(3):
             for name, history in histories.items():
-                asked = prompt(user(f"turn {turn} " * 20), history=history, conversation=name)
+                asked = prompt(user(f"{name} {turn} " * 20), history=history, conversation=name)
                 answered = await converse(backend, asked)
                 held = sum(next(iter(one.rendered.values())).tokens for one in history)
                 assert (

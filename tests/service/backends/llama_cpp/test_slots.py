@@ -17,6 +17,12 @@ async def used(slots: Slots, owner: Owner) -> Lease:
         return before
 
 
+async def told(slots: Slots, owner: Owner, prompt: bytes) -> int:
+    async with slots.lease(owner, prompt) as lease:
+        lease.filled = True
+        return lease.slot
+
+
 async def test_a_conversation_goes_back_to_its_slot() -> None:
     slots = Slots(3, deadline=1)
     first = await used(slots, ANN)
@@ -42,6 +48,16 @@ async def test_conversations_of_one_tenant_share_what_they_have_in_common() -> N
     slots = Slots(1, deadline=1)
     await used(slots, ANN)
     assert (await used(slots, Owner("ann", "2"))).reuse
+
+
+async def test_who_sends_a_conversation_anew_finds_the_slot_that_it_was_in() -> None:
+    slots = Slots(3, deadline=1)
+    first = await told(slots, Owner("ann", "1"), b"1,2,3")
+    for number in range(2):
+        await told(slots, Owner("ann", f"other {number}"), b"1,2,9")
+    assert await told(slots, Owner("ann", "2"), b"1,2,3,4,5") == first
+    assert await told(slots, Owner("ann", "3"), b"1,2,3,4,56") != first
+    assert await told(slots, Owner("bob", "1"), b"1,2,3,4,5,6") != first
 
 
 async def test_what_another_tenant_left_is_not_reused() -> None:
