@@ -25,6 +25,11 @@ def session(conversation: str) -> str:
     return _hint("session", conversation)
 
 
+def cache_key(tenant: str, key: str) -> str:
+    """Return what stands for a tenant's own key for prompts that begin alike."""
+    return _hint("cache key", f"{salt(tenant)}{key}")
+
+
 def _hint(purpose: str, secret: str) -> str:
     said = f"{purpose}\0{secret}".encode()
     return hmac.digest(_DOMAIN, said, "sha256").hex()[:_LENGTH]

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import orjson
+
 from service.conversation import Rendered
 
 
@@ -28,7 +30,7 @@ class Decimal:
 
     def encode(self, ids: Sequence[int]) -> bytes:
         """Return ids as the inside of a JSON array."""
-        return ",".join(map(str, ids)).encode()
+        return orjson.dumps(ids)[1:-1]
 
     def decode(self, data: bytes) -> list[int]:
         """Return the ids of the inside of a JSON array."""

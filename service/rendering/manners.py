@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import groupby, product
 from typing import Any, Literal, TypeAlias, get_args
 
 from service.errors import ModelError
@@ -68,17 +68,8 @@ class Manners:
         """Make one of several messages in a row, where the template wants it so."""
         if self.neighbours == "apart":
             return list(messages)
-        alike: list[dict[str, Any]] = []
-        for message in messages:
-            if (
-                alike
-                and message["role"] in {"user", "system"}
-                and message["role"] == alike[-1]["role"]
-            ):
-                alike[-1]["content"] += f"\n\n{message['content']}"
-            else:
-                alike.append(dict(message))
-        return list[Message](alike)
+        by_role = groupby(messages, key=lambda message: message["role"])
+        return [one for role, row in by_role for one in _alike(role, list(row))]
 
     def _put(self, message: Message) -> Message:
         match message["role"]:
@@ -170,6 +161,14 @@ def _shown(template: JinjaTemplate, chat: Chat, *words: str) -> bool:
         return False
     places = [text.find(word) for word in words]
     return -1 not in places and places == sorted(places)
+
+
+def _alike(role: str, messages: Sequence[Message]) -> Sequence[Message]:
+    """Make one of messages of one role, where that says the same."""
+    if role not in {"user", "system"} or len(messages) == 1:
+        return messages
+    content = "\n\n".join(message["content"] for message in messages)
+    return [{**messages[0], "content": content}]
 
 
 def _object(arguments: str) -> Any:

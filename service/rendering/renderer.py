@@ -81,6 +81,11 @@ class Renderer:
         """The key of what is kept of turns, unless there are thoughts in them."""
         return self._shelf.dialect
 
+    async def ids_of(self, text: str) -> Sequence[int]:
+        """Return the ids of a text that stands alone. Raises `ModelError`."""
+        (ids,) = await self._tokenizer.encode([[text]])
+        return ids
+
     async def render(self, prompt: Prompt, context: int | None = None) -> RenderedPrompt:
         """Render what is new, and whatever else is missing.
 

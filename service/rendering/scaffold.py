@@ -4,11 +4,14 @@ Such a template puts ids together and never looks at those of text, so a text ma
 is. It is tokenised with all others, or found among those that were.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from service.rendering import Piece
 from service.rendering.specials import Specials
+
+_TAGS = ["<", "</"]
+"""What templates put in front of the keys of schemas and arguments, which anybody may choose."""
 
 
 class Scaffold:
@@ -20,10 +23,21 @@ class Scaffold:
 
     def __init__(self, specials: Specials) -> None:
         self._specials = specials
+        self._rests = specials.rests(_TAGS)
 
     def said(self, told: Any) -> Any:
         """Return what clients and tools said, text or JSON, so that no special token is found in it."""
         return self._specials.broken(told)
+
+    def keyed(self, told: Any) -> Any:
+        """Return a schema or arguments so that no special token comes of their keys in tags either."""
+        match told:
+            case Mapping():
+                return {self._key(key): self.keyed(value) for key, value in told.items()}
+            case list() | tuple():
+                return [self.keyed(value) for value in told]
+            case _:
+                return self.said(told)
 
     def encode(self, text: str, *_: Any, **__: Any) -> list[int]:
         """Return the special tokens of a text, and the texts between them in the place of ids."""
@@ -37,6 +51,9 @@ class Scaffold:
     def convert_tokens_to_ids(self, token: str) -> int | None:
         """Return the id of a special token; None if there is no such."""
         return self._specials.ids.get(token)
+
+    def _key(self, key: str) -> Any:
+        return self._specials.broken(key, self._rests)
 
 
 class _Text(int):

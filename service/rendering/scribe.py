@@ -105,7 +105,7 @@ class Scribe:
     def _rendered(self, chat: Chat, **until: bool) -> Told:
         try:
             messages = [self._message(message) for message in chat.messages]
-            tools = [self._scaffold.said(tool) for tool in chat.tools] or None
+            tools = [self._tool(tool) for tool in chat.tools] or None
             rendered = self._renderer.render(messages, tools=tools, **until)
         except _REFUSALS as error:
             raise ModelError(
@@ -125,9 +125,16 @@ class Scribe:
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         function = call["function"]
-        told = {"name": function["name"], "arguments": _arguments(function["arguments"])}
-        said = self._scaffold.said({"id": call["id"], "function": told})
-        return {"type": "function", **said}
+        said = self._scaffold.said({"id": call["id"], "name": function["name"]})
+        arguments = self._scaffold.keyed(_arguments(function["arguments"]))
+        told = {"name": said["name"], "arguments": arguments}
+        return {"type": "function", "id": said["id"], "function": told}
+
+    def _tool(self, tool: Mapping[str, Any]) -> dict[str, Any]:
+        function = dict(tool["function"])
+        parameters = self._scaffold.keyed(function.pop("parameters"))
+        said = {**self._scaffold.said(function), "parameters": parameters}
+        return {"type": "function", "function": said}
 
 
 def installed() -> bool:

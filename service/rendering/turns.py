@@ -9,6 +9,9 @@ from service.backends.tools import Toolbox
 from service.rendering import Message
 from turnwire.v1 import items_pb2
 
+_REACH = 16
+"""Turns before its own in which an output's call is looked for: a client can name one that nobody made."""
+
 
 class Turns:
     """The turns of a conversation; the last is the new input. Each is parsed when it is asked for."""
@@ -43,9 +46,9 @@ class Turns:
         return [message for turn in range(len(self)) for message in self.messages(turn)]
 
     def _name(self, outputs: list[ChatMessage], turn: int) -> None:
-        """Give outputs the names of the tools that were called, in an earlier turn as a rule."""
+        """Give outputs the names of the tools that were called, not many turns ago."""
         missing = {output["tool_call_id"]: output for output in outputs}
-        for earlier in range(turn - 1, -1, -1):
+        for earlier in range(turn - 1, max(-1, turn - 1 - _REACH), -1):
             for call in _calls(self._items(earlier)):
                 if output := missing.pop(call.call_id, None):
                     output["name"] = self._toolbox.joined(call.namespace, call.name)

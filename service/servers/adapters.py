@@ -62,7 +62,6 @@ class Adapters:
         return self._by_ids(server)
 
     def _chat(self, server: Server) -> ChatCompletions:
-        names = tuple(server.models.values())
         ids = server.kind in TOLD_IN_IDS and server.template != "none" and server.tokenizer
         return ChatCompletions(
             ChatServer(
@@ -70,9 +69,9 @@ class Adapters:
                 kind=server.kind,
                 api_key=_key(server),
                 headers=server.headers,
-                models=names,
+                models=tuple(server.models.values()),
                 context=server.context,
-                renderers={name: self._renderer(server, name) for name in names} if ids else {},
+                renderer=functools.partial(self._renderer, server) if ids else None,
                 deadlines=server.deadlines,
             )
         )

@@ -2,6 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Set as AbstractSet
+
+import structlog
 
 from service.errors import ModelError
 from service.metrics import Metrics
@@ -9,6 +12,8 @@ from service.router import Router
 from service.servers import Roster
 from service.servers.member import Make, Member, Pace
 from service.servers.pool import Pool
+
+log = structlog.get_logger(__name__)
 
 _JITTER = 0.2
 """How far an interval may be off, either way, so that replicas do not look all at once."""
@@ -19,7 +24,8 @@ class Fleet:
 
     A model that the operator named is there from the start and stays, whether or not a server of it is up:
     clients that chose it from the list are told that it is unavailable, not that it does not exist. One
-    that a server listed by itself is there from when the server was met until it lists others.
+    that a server listed by itself is there from when the server was met until it lists others. It takes
+    no name that the operator gave to something else.
     """
 
     def __init__(
@@ -35,6 +41,9 @@ class Fleet:
         self._metrics = metrics
         self._pace = pace or Pace()
         self._members = [Member(one, make, self._pace, metrics) for one in roster.servers]
+        named = (name for server in roster.servers for name in server.models)
+        self._given = frozenset([*named, *roster.aliases])
+        self._hidden: set[tuple[str, str]] = set()
         self._pools: dict[str, Pool] = {}
         self._watching: asyncio.Task[None] | None = None
         for member in self._members:
@@ -77,21 +86,32 @@ class Fleet:
 
     def _sort(self, member: Member) -> None:
         """Put a server into the pools of the models that it has, and out of others."""
-        models = member.models
+        models = self._offered(member)
         for name in models:
             if name not in self._pools:
                 self._pools[name] = Pool(name, self._metrics)
                 self._router.add(self._pools[name])
             self._pools[name].join(member)
-        for name in self._pools.keys() - models.keys():
+        for name in self._pools.keys() - models:
             self._pools[name].leave(member)
             if self._pools[name].empty:
                 self._router.remove(self._pools.pop(name))
 
+    def _offered(self, member: Member) -> AbstractSet[str]:
+        """Return the models that clients may ask a server for: what it lists by itself hides nothing."""
+        if member.server.models:
+            return member.models.keys()
+        for name in sorted(member.models.keys() & self._given):
+            if (member.name, name) not in self._hidden:
+                self._hidden.add((member.name, name))
+                log.warning("server_model_hidden", server=member.name, model=name)
+        return member.models.keys() - self._given
+
     def _check_all(self) -> None:
         """Raise `ModelError` if a model has no server that is up, or no server could be asked for models."""
         for member in self._members:
-            served = all(self._pools[name].up for name in member.models) and member.models
+            offered = self._offered(member)
+            served = all(self._pools[name].up for name in offered) and offered
             if not member.up and not served:
                 why = member.failure.message if member.failure else "It is down."
                 raise ModelError("server_error", f"{member.name}: {why}")

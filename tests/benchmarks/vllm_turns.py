@@ -88,7 +88,7 @@ def _backend(way: str, arguments: argparse.Namespace) -> Backend:
         return ChatCompletions(server)
     found = format_of(read_from(arguments.tokenizer), arguments.model)
     renderer = Renderer(found.template, found.tokenizer, Decimal(), proof)
-    return ChatCompletions(replace(server, renderers={arguments.model: renderer}))
+    return ChatCompletions(replace(server, renderer={arguments.model: renderer}.__getitem__))
 
 
 async def _turn(

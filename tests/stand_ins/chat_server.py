@@ -39,13 +39,17 @@ class Speech:
     """Whether a request asks for the sampled ids."""
     knows: frozenset[str] | None = None
     """The members of a request that it does not refuse; None where it ignores those unknown."""
+    spells: str | None = None
+    """The member of an answer in which it tells what ids spell, if it can be asked."""
 
 
 def _transferred(body: Chunk) -> list[int] | None:
     return (body.get("kv_transfer_params") or {}).get("prompt_token_ids")
 
 
-VLLM = Speech("vllm", _transferred, lambda body: bool(body.get("return_token_ids")))
+VLLM = Speech(
+    "vllm", _transferred, lambda body: bool(body.get("return_token_ids")), spells="prompt"
+)
 VLLM_TO_COME = Speech(
     "vllm",
     lambda body: body.get("prompt_token_ids"),
@@ -56,6 +60,7 @@ SGLANG = Speech(
     "sglang",
     lambda body: body.get("input_ids"),
     lambda body: bool(body.get("return_output_ids_in_sglext")),
+    spells="text",
 )
 TRTLLM = Speech(
     "trtllm",
@@ -124,6 +129,8 @@ class ChatServer:
         self.open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.abandoned = asyncio.Event()
         """Set when a client leaves before an answer ends."""
+        self.reads_backwards = 1
+        """-1 for a server with another vocabulary."""
         self.canned: list[Canned] = []
         """Answered before the model is asked."""
         self._speech = speech
@@ -155,6 +162,9 @@ class ChatServer:
                 await self._complete(json.loads(body), writer)
             finally:
                 leaving.cancel()
+        elif method == "POST" and path == "/detokenize" and self._speech.spells:
+            spelled = bytes(json.loads(body)["tokens"]).decode()
+            await _answer(writer, 200, {self._speech.spells: spelled[:: self.reads_backwards]})
         elif path == "/v1/models":
             listed = {"id": MODEL, "object": "model", "max_model_len": CONTEXT}
             await _answer(writer, 200, {"object": "list", "data": [listed]})

@@ -53,7 +53,7 @@ def _chat_ids(port: int, model: Path, proofs: Proofs) -> Backend:
     found = format_of(read_from(model), lab.MODEL)
     renderer = Renderer(found.template, found.tokenizer, Decimal(), proofs.proof())
     server = ChatServer(url=f"http://127.0.0.1:{port}", kind="vllm")
-    return ChatCompletions(replace(server, renderers={lab.MODEL: renderer}))
+    return ChatCompletions(replace(server, renderer={lab.MODEL: renderer}.__getitem__))
 
 
 def _generate(port: int, model: Path, proofs: Proofs) -> Backend:

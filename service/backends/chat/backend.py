@@ -1,7 +1,9 @@
 """A server of the chat completions API."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import NamedTuple
 
 import structlog
 
@@ -16,8 +18,16 @@ from service.backends.chat.server import ChatServer, Model, Server
 from service.backends.chat.told import Told, ToldInIds, ToldInMessages
 from service.conversation import Renderings
 from service.errors import ModelError
+from service.rendering.renderer import Renderer
 
 log = structlog.get_logger(__name__)
+
+
+class _ByIds(NamedTuple):
+    """How a model is told conversations in ids."""
+
+    renderer: Renderer
+    carrier: Carrier
 
 
 class ChatCompletions:
@@ -32,7 +42,7 @@ class ChatCompletions:
         self._fragments = Fragments(self._kind.thoughts)
         self._openings = Openings(self._fragments)
         self._models: dict[str, Model] = {}
-        self._carriers: dict[str, Carrier] = {}
+        self._by_ids: dict[str, _ByIds] = {}
 
     @property
     def models(self) -> Sequence[str]:
@@ -42,22 +52,21 @@ class ChatCompletions:
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; with ids, if all of its models can."""
-        carried = {name: self._carriers.get(name) for name in self.models}
-        ids = bool(carried) and all(carried.values())
+        found = [self._by_ids[name] for name in self.models if name in self._by_ids]
+        ids = bool(found) and len(found) == len(self.models)
         return Capabilities(
             tokens_in="chat" if ids else "none",
-            tokens_out=ids and all(carrier and carrier.asks for carrier in carried.values()),
+            tokens_out=ids and all(one.carrier.asks for one in found),
             hint="salt" if self._kind.salted else "header" if self._kind.session else "none",
         )
 
     async def start(self) -> None:
-        """Ask which models there are, and how those with a renderer take ids."""
+        """Ask which models there are, and how they take ids. Raises `ModelError`."""
         self._models = {model.name: model for model in await self._server.models()}
         if not self.models:
             raise ModelError("server_error", "The model server lists no models: name those to use.")
-        for name in self._wanted.renderers:
-            if carrier := await carrier_of(self._server, name):
-                self._carriers[name] = carrier
+        for name in self.models if self._wanted.renderer else ():
+            await self._try_ids(name)
 
     async def stop(self) -> None:
         """Let go of the connections."""
@@ -113,18 +122,23 @@ class ChatCompletions:
                 await stream.rest()
         yield [chunks.finished(told.answered(chunks))]
 
+    async def _try_ids(self, name: str) -> None:
+        assert self._wanted.renderer
+        renderer = await asyncio.to_thread(self._wanted.renderer, name)
+        if carrier := await carrier_of(self._server, name, renderer):
+            self._by_ids[name] = _ByIds(renderer, carrier)
+
     async def _told(self, prompt: Prompt, opening: Opening) -> Told:
         """Return a conversation in ids if that can be, else in messages. Raises `ModelError`."""
         model = self._models.get(prompt.model)
         context = model.context if model else self._wanted.context
-        if carrier := self._carriers.get(prompt.model):
-            renderer = self._wanted.renderers[prompt.model]
+        if by_ids := self._by_ids.get(prompt.model):
             try:
-                rendered = await renderer.render(prompt, context)
+                rendered = await by_ids.renderer.render(prompt, context)
             except ModelError as error:
                 log.info("a prompt is told in messages, not in ids", code=error.code)
             else:
-                return ToldInIds(rendered, renderer, carrier, context)
+                return ToldInIds(rendered, by_ids.renderer, by_ids.carrier, context)
         return ToldInMessages(prompt, opening, self._fragments, context)
 
     def _body(self, options: Options, told: Told, limit: int | None) -> list[bytes]:

@@ -7,6 +7,7 @@ import orjson
 from service.backends import CallText, CustomCallBegins, FunctionCallBegins, Produced
 from service.backends.chat.inputs import WrappedInput
 from service.backends.tools import Toolbox
+from service.backends.values import text_in
 from service.errors import ModelError
 
 
@@ -44,7 +45,11 @@ class Calls:
         function = piece.get("function") or {}
         arguments = _text(function.get("arguments"))
         if self.begins(piece):
-            return [*self.end(), self._begun(function["name"], piece), *self._more(arguments)]
+            return [
+                *self.end(),
+                self._begun(text_in(function["name"]), piece),
+                *self._more(arguments),
+            ]
         if self._open is not None and self._open.is_continued_by(piece):
             return self._more(arguments)
         if arguments:

@@ -12,7 +12,9 @@ import structlog
 from service.backends.chat.kinds import Carrier
 from service.backends.chat.server import Server
 from service.backends.hints import salt
+from service.backends.meaning import WORDS
 from service.errors import ModelError, Unavailable
+from service.rendering.renderer import Renderer
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +22,18 @@ _IDS = [5, 4, 3, 2]  # in every vocabulary
 _LONGER = "one two three four five six seven eight"
 
 
-async def carrier_of(server: Server, model: str) -> Carrier | None:
-    """Return the best way in which a model's server takes ids. Raises `Unavailable`."""
+async def carrier_of(server: Server, model: str, renderer: Renderer) -> Carrier | None:
+    """Return the best way in which a model's server takes ids that a renderer makes.
+
+    Raises `Unavailable`.
+    """
+    if not await server.means(model, await renderer.ids_of(WORDS)):
+        log.error(
+            "a model server has another vocabulary than its tokenizer's directory: it is told "
+            "conversations as messages",
+            model=model,
+        )
+        return None
     for carrier in server.kind.carriers:
         if await _takes(server, model, carrier):
             log.info("a model server takes token ids", model=model, way=carrier.name)

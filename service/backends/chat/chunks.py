@@ -17,6 +17,7 @@ from service.backends import (
 from service.backends.chat.calls import Calls
 from service.backends.chat.errors import streamed_error
 from service.backends.tools import Toolbox, one_call_only
+from service.backends.values import count_in, ids_in, text_in
 from service.conversation import Renderings
 from service.errors import ModelError, Unavailable
 from turnwire.v1 import items_pb2
@@ -108,17 +109,17 @@ class Chunks:
         if usage := chunk.get("usage"):
             self._usage = _usage(usage)
         if extension := chunk.get("sglext"):
-            self._sampled += (extension.get("output_ids") or [[]])[0]
+            self._sampled += ids_in((extension.get("output_ids") or [[]])[0])
         for choice in chunk.get("choices") or ():
             if choice.get("index", 0) == 0:
                 self._choice(choice, produced)
 
     def _choice(self, choice: dict[str, Any], produced: list[Produced]) -> None:
-        self._sampled += choice.get("token_ids") or ()
+        self._sampled += ids_in(choice.get("token_ids"))
         if self._scored and (logprobs := choice.get("logprobs")):
             self._scores += map(_score, logprobs.get("content") or ())
         self._delta(choice.get("delta") or {}, produced)
-        if reason := choice.get("finish_reason"):
+        if reason := text_in(choice.get("finish_reason")):
             self._reason = reason
             self._stop_word = choice.get("stop_reason") or choice.get("matched_stop")
             if reason != "length":
@@ -130,11 +131,11 @@ class Chunks:
         if thought := delta.get("reasoning_content") or delta.get("reasoning"):
             self.thought = True
             self._scores.clear()
-            produced.append(ReasoningText(thought))
+            produced.append(ReasoningText(text_in(thought)))
         if text := delta.get("content"):
-            produced.append(self._text(text))
+            produced.append(self._text(text_in(text)))
         if refusal := delta.get("refusal"):
-            produced.append(RefusalText(refusal))
+            produced.append(RefusalText(text_in(refusal)))
         for piece in delta.get("tool_calls") or ():
             self._scores.clear()
             self._call(piece, produced)
@@ -157,10 +158,10 @@ def _usage(usage: dict[str, Any]) -> Usage:
     read = usage.get("prompt_tokens_details") or {}
     said = usage.get("completion_tokens_details") or {}
     return Usage(
-        usage.get("prompt_tokens") or 0,
-        read.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0,
-        usage.get("completion_tokens") or 0,
-        said.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0,
+        count_in(usage.get("prompt_tokens")),
+        count_in(read.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")),
+        count_in(usage.get("completion_tokens")),
+        count_in(said.get("reasoning_tokens") or usage.get("reasoning_tokens")),
     )
 
 

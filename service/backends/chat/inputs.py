@@ -6,15 +6,18 @@ import re
 import jiter
 
 _OPENS = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_LONGEST_HEAD = 256  # characters; what begins with more than that does not stream
 _WHOLE = re.compile(
     r"(?:[^\"\\]+"
     r"|\\[^u]"
     r"|\\u(?![dD][89abAB])[0-9a-fA-F]{4}"
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*",
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?=[^\\\"]|\\[^u]|.{6}))"
+    r"|\\u(?=.{4})(?![0-9a-fA-F]{4}))*",
     re.DOTALL,
 )
-"""Whole characters of a JSON string, as many as there are, also where models do not escape them."""
-_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u....|\\u....|\\.", re.DOTALL)
+"""Whole characters of a JSON string, as many as there are, also where models do not escape them, and what
+can become none whatever follows."""
+_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.", re.DOTALL)
 _HALF = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}")
 _NO_CHARACTER = "\ufffd"
 
@@ -28,10 +31,16 @@ class WrappedInput:
 
     def __init__(self) -> None:
         self._held = ""
+        self._rest: list[str] = []  # behind what is held, where it does not stream
         self._streams = False
 
     def push(self, text: str) -> str:
         """Return what more of the input is certain."""
+        if self._held[:1] == '"' and self._streams:
+            return ""
+        if not self._streams and len(self._held) > _LONGEST_HEAD:
+            self._rest.append(text)
+            return ""
         self._held += text
         if not self._streams and (found := _OPENS.match(self._held)):
             self._streams = True
@@ -41,7 +50,7 @@ class WrappedInput:
     def end(self) -> str:
         """Return what was held back, if it is of the input."""
         if not self._streams:
-            return _input(self._held)
+            return _input("".join([self._held, *self._rest]))
         rest = ""
         while half := _HALF.match(self._held):
             self._held = self._held[half.end() :]

@@ -8,7 +8,8 @@ import orjson
 from service.backends import Prompt
 from service.backends.chat.kinds import Kind
 from service.backends.chat.openings import Opening
-from service.backends.hints import salt, session
+from service.backends.hints import cache_key, salt, session
+from service.backends.stops import stop_words_in
 from service.backends.tools import ToolChoice, schema_of, tool_choice
 from service.errors import ModelError
 from turnwire.v1 import responses_pb2
@@ -20,8 +21,13 @@ _OURS = {
     *("return_input_ids_in_sglext", "return_output_ids_in_sglext", "return_prompt_text"),
     *("bootstrap_host", "bootstrap_port", "bootstrap_room", "data_parallel_rank"),
     *("disaggregated_params", "ec_transfer_params", "kv_transfer_params", "routed_dp_rank"),
+    *("best_of", "chat_template", "custom_logit_processor", "custom_params", "logits_processors"),
+    *("lora_path", "lora_request", "media_io_kwargs", "mm_processor_kwargs", "priority"),
+    *("prompt_logprobs", "return_hidden_states", "return_routed_experts", "stop_regex"),
+    "vllm_xargs",
 }
-"""Members that are never a client's to set: the prompt, and what concerns others than itself."""
+"""Members that are never a client's to set: the prompt, what concerns others than itself, and what a
+server that is shared runs, loads, or tells at length."""
 
 
 class Options(NamedTuple):
@@ -46,7 +52,7 @@ def options_of(prompt: Prompt, kind: Kind, opening: Opening) -> Options:
     members = {
         **extras,
         **_hints(prompt, kind),
-        **{f.name: v for f, v in settings.ListFields() if f.name in kind.settings},
+        **_passed_on(prompt, kind),
         **_text(settings),
         **_scores(prompt),
         **_effort(settings, kind, extras.get("chat_template_kwargs") or {}),
@@ -61,13 +67,22 @@ def options_of(prompt: Prompt, kind: Kind, opening: Opening) -> Options:
 
 
 def _extras(prompt: Prompt, kind: Kind) -> dict[str, Any]:
-    """Return what the contract does not know, and the server may."""
+    """Return what the contract does not know, and the server may. Raises `ModelError`."""
     extras = orjson.loads(prompt.extra_json or "{}")
+    stop_words_in(extras.get("stop"))
     return {
         name: value
         for name, value in extras.items()
         if name not in _OURS and (kind.extras is None or name in kind.extras)
     }
+
+
+def _passed_on(prompt: Prompt, kind: Kind) -> dict[str, Any]:
+    """Return settings by the contract's names; a key of the client's names nothing beyond its tenant."""
+    settings = {f.name: v for f, v in prompt.settings.ListFields() if f.name in kind.settings}
+    if key := settings.get("prompt_cache_key"):
+        settings["prompt_cache_key"] = cache_key(prompt.tenant, key)
+    return settings
 
 
 def _hints(prompt: Prompt, kind: Kind) -> dict[str, Any]:

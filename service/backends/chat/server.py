@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from service.backends import meaning
 from service.backends.chat.errors import error_of
 from service.backends.chat.kinds import KINDS, Kind
 from service.backends.http import Answer, Deadlines, HttpClient
 from service.backends.sse import Events
+from service.backends.values import text_in
 from service.errors import ModelError
 from service.rendering.renderer import Renderer
 
@@ -38,8 +40,9 @@ class ChatServer:
     """The models to use; all that it has, where none are named."""
     context: int | None = None
     """Tokens that prompt and answer may have together, where the server does not tell."""
-    renderers: Mapping[str, Renderer] = field(default_factory=dict)
-    """By model: what makes ids of conversations, for kinds that take ids."""
+    renderer: Callable[[str], Renderer] | None = None
+    """Returns what makes ids of conversations for a model, for kinds that take ids. May block; raises
+    `ModelError`."""
     deadlines: Deadlines = field(default_factory=Deadlines)
 
 
@@ -102,20 +105,27 @@ class Server:
 
     async def models(self) -> list[Model]:
         """Return the models that it tells of: some hosted servers tell of none. Raises `ModelError`."""
-        status, content = await self._asked(f"{self._api}/models", self._deadlines.read)
+        status, content = await self._asked("GET", f"{self._api}/models", self._deadlines.read)
         if status in {404, 405}:
             return []
         listed = _decoded(_well(status, content))
         try:
             return [
-                Model(model["id"], self._context or _context(model)) for model in listed["data"]
+                Model(text_in(model["id"]), self._context or _context(model))
+                for model in listed["data"]
             ]
-        except (LookupError, TypeError) as error:
+        except (AttributeError, LookupError, TypeError) as error:
             raise ModelError("server_error", "The model server lists no models.") from error
 
     async def check(self) -> None:
         """Ask whether it is well. Raises `ModelError`."""
-        _well(*await self._asked(self.kind.health or f"{self._api}/models", _CHECK))
+        _well(*await self._asked("GET", self.kind.health or f"{self._api}/models", _CHECK))
+
+    async def means(self, model: str, ids: Sequence[int]) -> bool:
+        """Whether it may mean by ids what they are made of, `meaning.WORDS`. Raises `ModelError`."""
+        body = [meaning.question(model, ids)]
+        status, content = await self._asked("POST", meaning.PATH, self._deadlines.read, body)
+        return not meaning.differs(status, content)
 
     @asynccontextmanager
     async def stream(self, body: Sequence[bytes]) -> AsyncGenerator[Stream]:
@@ -136,11 +146,13 @@ class Server:
                 raise error_of(answer.status, await _all(answer))
             yield answer
 
-    async def _asked(self, path: str, deadline: float) -> tuple[int, bytes]:
+    async def _asked(
+        self, method: str, path: str, deadline: float, body: Sequence[bytes] = ()
+    ) -> tuple[int, bytes]:
         try:
             async with (
                 asyncio.timeout(deadline),
-                self._http.exchange("GET", path, [], deadline) as answer,
+                self._http.exchange(method, path, body, deadline) as answer,
             ):
                 return answer.status, await _all(answer)
         except TimeoutError as error:

@@ -55,8 +55,8 @@ class Answer:
 
     @property
     def by_length(self) -> bool:
-        """Whether it was cut off."""
-        return self._ended is not None and self._ended.by_length
+        """Whether it was cut off, by the engine or, in the middle of a call, by a stop word."""
+        return self._calling or self._ended_by_length
 
     def take(self, event: Event) -> list[Produced]:
         """Read more of what the engine tells. Raises `ModelError`."""
@@ -73,10 +73,14 @@ class Answer:
         if self._calls == self._limits.calls:
             return []
         produced = [] if self._words.found else self._held_back()
-        cut = self.by_length or self._words.found
-        rest = self._reader.cut() if cut else self._reader.end()
+        cut = self._words.found or self._ended_by_length
+        rest = self._counted(self._reader.cut() if cut else self._reader.end())
         self.thought = self.thought or _tells_thoughts(rest)
         return produced + rest
+
+    @property
+    def _ended_by_length(self) -> bool:
+        return self._ended is not None and self._ended.by_length
 
     def _held_back(self) -> list[Produced]:
         last = self._speller.end()

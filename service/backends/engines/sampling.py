@@ -7,6 +7,7 @@ import orjson
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from service.backends.stops import stop_words_in
 from service.errors import ModelError
 from turnwire.v1 import responses_pb2
 
@@ -19,7 +20,6 @@ _PASSED_ON = {
 }
 """Parameters that the contract does not know and engines do."""
 
-_MOST_WORDS, _LONGEST_WORD = 64, 256
 _LEAST_TOP_P = 1e-6  # the likeliest token alone; engines refuse 0, or take it for not set
 
 
@@ -34,20 +34,8 @@ def parameters(settings: responses_pb2.Settings, extra_json: str) -> dict[str, A
 
 
 def stop_words(extra_json: str) -> list[str]:
-    """Return the client's stop words: few, since every token is looked at for each of them.
-
-    Raises `ModelError` for what is none.
-    """
-    stop = orjson.loads(extra_json or "{}").get("stop")
-    words = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-        raise ModelError("invalid_prompt", "'stop' must be a string or an array of strings.")
-    if len(words) > _MOST_WORDS or any(len(word) > _LONGEST_WORD for word in words):
-        raise ModelError(
-            "invalid_prompt",
-            f"'stop' may have {_MOST_WORDS} words, of {_LONGEST_WORD} characters at most.",
-        )
-    return words
+    """Return the client's stop words. Raises `ModelError` for what is none."""
+    return stop_words_in(orjson.loads(extra_json or "{}").get("stop"))
 
 
 def defaults_of(text: str) -> dict[str, Any]:

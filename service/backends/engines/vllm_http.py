@@ -8,16 +8,18 @@ from typing import Any
 
 import orjson
 
-from service.backends import Capabilities
+from service.backends import Capabilities, meaning
 from service.backends.engines import Ended, Event, Model, Request, Sampled
 from service.backends.engines.files import read_from
 from service.backends.engines.outcomes import ended_by_length, error_of_http, failed, late
 from service.backends.engines.routes import Completions, Generate, Route
 from service.backends.http import Answer, Deadlines, HttpClient
 from service.backends.sse import Events
+from service.backends.values import count_in, ids_in, text_in
 from service.errors import ModelError, Unavailable
 from service.rendering import Files
 from service.rendering.encodings import Decimal, Encoding
+from service.rendering.tokenizer import LocalTokenizer
 
 _CHECK = 2.0  # seconds
 _DONE = b"[DONE]"
@@ -45,6 +47,7 @@ class VllmHttp:
         self._http = HttpClient(url, headers, patient)
         self._tokenizer = tokenizer
         self._route: Route
+        self._name = ""  # of the model
 
     async def model(self) -> Model:
         """Ask what the engine has loaded, and which route is open. Raises `ModelError`."""
@@ -55,13 +58,22 @@ class VllmHttp:
             raise error_of_http(status)
         try:
             told = orjson.loads(body)["data"][0]
-            return Model(name=told["id"], context=int(told["max_model_len"]))
+            self._name = text_in(told["id"])
+            return Model(name=self._name, context=int(told["max_model_len"]))
         except (ValueError, LookupError, TypeError) as error:
             raise ModelError("server_error", "This is no vLLM server.") from error
 
     async def files(self) -> Files:
-        """Read the tokenizer's directory. Raises `ModelError`."""
-        return await asyncio.to_thread(read_from, self._tokenizer)
+        """Read the tokenizer's directory. Raises `ModelError` if it is another model's."""
+        files = await asyncio.to_thread(read_from, self._tokenizer)
+        tokenizer = await asyncio.to_thread(LocalTokenizer.of, files)
+        (ids,) = await tokenizer.encode([[meaning.WORDS]])
+        body = [meaning.question(self._name, ids)]
+        if meaning.differs(*await self._ask("POST", meaning.PATH, body)):
+            raise ModelError(
+                "server_error", "The tokenizer's directory is that of another model than vLLM has."
+            )
+        return files
 
     async def check(self) -> None:
         """Ask whether it is well. Raises `ModelError`."""
@@ -139,12 +151,12 @@ class _Chunks:
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         details = usage.get("prompt_tokens_details") or {}
-        self._cached_tokens = int(details.get("cached_tokens") or self._cached_tokens)
+        self._cached_tokens = count_in(details.get("cached_tokens") or self._cached_tokens)
 
     def _sampled(self, choice: Mapping[str, Any]) -> Iterator[Event]:
         if choice["finish_reason"] is not None:
-            self._by_length = ended_by_length(choice["finish_reason"])
-        if ids := choice["token_ids"]:
+            self._by_length = ended_by_length(text_in(choice["finish_reason"]))
+        if ids := ids_in(choice["token_ids"]):
             yield Sampled(ids, self._route.scores(choice.get("logprobs") or {}))
 
 

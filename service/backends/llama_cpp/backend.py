@@ -19,6 +19,7 @@ from service.backends.llama_cpp.generation import Generation
 from service.backends.llama_cpp.server import LlamaServer, Properties
 from service.backends.llama_cpp.slots import Owner, Slots
 from service.backends.llama_cpp.spill import Spill
+from service.backends.stops import stop_words_in
 from service.backends.tools import CallableTool, ToolChoice, one_call_only, tool_choice
 from service.conversation import Renderings
 from service.errors import ModelError
@@ -156,7 +157,9 @@ class LlamaCpp:
         options["n_predict"] = min(prompt.settings.max_output_tokens or room, room)
         if shown := model.format.shown:
             options["preserved_tokens"] = shown
-        async with model.slots.lease(Owner(prompt.tenant, prompt.conversation)) as lease:
+        owner = Owner(prompt.tenant, prompt.conversation)
+        told = Decimal().join(part.data for part in turn.rendered.told)
+        async with model.slots.lease(owner, told) as lease:
             yield Generation(self._server, lease, turn.rendered.told, options)
 
     async def _free(
@@ -224,15 +227,8 @@ def _passed_on(extra_json: str) -> dict[str, Any]:
     extra = orjson.loads(extra_json or "{}")
     options = {name: value for name, value in extra.items() if name in _PASSED_ON}
     if "stop" in options:
-        options["stop"] = _stop_words(options["stop"])
+        options["stop"] = stop_words_in(options["stop"])
     return options
-
-
-def _stop_words(stop: Any) -> list[str]:
-    words = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ModelError("invalid_prompt", "'stop' must be a string or an array of strings.")
-    return words
 
 
 def _sampling(settings: responses_pb2.Settings) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from service.backends.http import Answer
+from service.backends.sse import Events
+from service.backends.values import count_in, ids_in, text_in
 from service.errors import ModelError
 from service.rendering import Piece
 from turnwire.v1 import items_pb2
@@ -64,7 +66,7 @@ class Completion:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._rest = b""
+        self._events = Events()
         self._shown = 0
         self._withheld: list[int] = []
         self._last: Sequence[Piece] = ()
@@ -72,13 +74,12 @@ class Completion:
     async def read(self) -> list[Sampled | Stopped]:
         """Return all that one read yields, nothing after the end. Raises `ModelError`."""
         while piece := await self._answer.read():
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            if events := [self._event(line) for line in lines if _is_data(line)]:
+            if events := [self._event(data) for data in self._events.feed(piece)]:
                 return events
         return []
 
-    def _event(self, line: bytes) -> Sampled | Stopped:
-        event = decoded(line.partition(b":")[2])
+    def _event(self, data: bytes) -> Sampled | Stopped:
+        event = decoded(data)
         try:
             return self._stopped(event) if event["stop"] else self._more(event)
         except (LookupError, TypeError) as error:
@@ -87,11 +88,11 @@ class Completion:
             ) from error
 
     def _more(self, event: dict[str, Any]) -> Sampled:
-        text, ids = event["content"], self._withheld + event["tokens"]
+        text, ids = text_in(event["content"]), self._withheld + ids_in(event["tokens"])
         if not text:  # an end of turn, or what may become a stop word
             self._withheld, self._last = ids, ()
             return Sampled(text, [])
-        before, self._shown = self._shown, event["tokens_predicted"]
+        before, self._shown = self._shown, count_in(event["tokens_predicted"])
         self._withheld = []
         self._last = ids if len(ids) == self._shown - before else [text]
         return Sampled(text, self._last)
@@ -101,10 +102,10 @@ class Completion:
         return Stopped(
             by_length=event["stop_type"] == "limit",
             silent_pieces=int(ended and any(isinstance(piece, int) for piece in self._last[-1:])),
-            word=event["stopping_word"],
-            input_tokens=event["tokens_evaluated"],
-            cached_tokens=event["timings"]["cache_n"],
-            output_tokens=event["tokens_predicted"],
+            word=text_in(event["stopping_word"]),
+            input_tokens=count_in(event["tokens_evaluated"]),
+            cached_tokens=count_in(event["timings"]["cache_n"]),
+            output_tokens=count_in(event["tokens_predicted"]),
         )
 
 
@@ -149,10 +150,6 @@ class ScoredCompletion(Completion):
             if b"".join(said) == whole:
                 return [score.spelled(token) for score, token in zip(scores, said, strict=False)]
         return [_Score(0, sum(score.logprob for score in scores), ()).spelled(whole)]
-
-
-def _is_data(line: bytes) -> bool:
-    return line.startswith((b"data:", b"error:"))
 
 
 def decoded(content: bytes) -> dict[str, Any]:

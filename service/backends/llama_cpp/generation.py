@@ -4,7 +4,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from service.backends import Finished, Produced, ReasoningText, Text
+from service.backends import (
+    CustomCallBegins,
+    Finished,
+    FunctionCallBegins,
+    ItemEnds,
+    Produced,
+    ReasoningText,
+    Text,
+)
 from service.backends.llama_cpp.completion import Sampled, Stopped
 from service.backends.llama_cpp.server import LlamaServer
 from service.backends.llama_cpp.slots import Lease
@@ -39,6 +47,7 @@ class Generation:
         self.answer: list[int] = []
         """The ids of the answer so far, whoever wrote them."""
         self.reasoning_tokens = 0
+        self._in_call = False
 
     async def write(self, pieces: Sequence[Piece]) -> None:
         """Write something ourselves. Raises `ModelError`."""
@@ -73,7 +82,7 @@ class Generation:
     def finished(self, rendered: Renderings) -> Finished:
         """Sum up; `rendered` is the turn as the next turn's history."""
         return Finished(
-            reason="length" if self._stops[-1].by_length else "stop",
+            reason="length" if self._stops[-1].by_length or self._in_call else "stop",
             input_tokens=self._stops[0].input_tokens,
             cached_tokens=self._stops[0].cached_tokens,
             output_tokens=sum(stop.output_tokens for stop in self._stops),
@@ -93,6 +102,15 @@ class Generation:
         }
 
     def _take(self, event: Sampled | Stopped, reader: Reader) -> list[Produced]:
+        produced = self._told(event, reader)
+        for piece in produced:
+            if isinstance(piece, FunctionCallBegins | CustomCallBegins):
+                self._in_call = True
+            elif isinstance(piece, ItemEnds):
+                self._in_call = False
+        return produced
+
+    def _told(self, event: Sampled | Stopped, reader: Reader) -> list[Produced]:
         if isinstance(event, Sampled):
             self._pieces += event.pieces
             produced = reader.push(event.text, event.scores)
@@ -102,5 +120,6 @@ class Generation:
         del self._pieces[len(self._pieces) - event.silent_pieces :]
         if self.call_end and event.word == self.call_end.word:
             self._pieces.append(event.word + self.call_end.rest)
+            self._in_call = False
         self._stops.append(event)
         return reader.cut() if event.by_length or event.word else reader.end()

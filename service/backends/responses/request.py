@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import orjson
 
 from service.backends import Prompt
-from service.backends.hints import salt
+from service.backends.hints import cache_key, salt
 from service.backends.responses.terms import Terms
 from turnwire import json_codec
 from turnwire.v1 import events_pb2, items_pb2, responses_pb2
@@ -35,6 +35,8 @@ _LOGPROBS, _THOUGHTS = "message.output_text.logprobs", "reasoning.encrypted_cont
 def request_of(prompt: Prompt, terms: Terms) -> responses_pb2.CreateResponse:
     """Return what is asked of an upstream, without the conversation."""
     settings = _passed_on(prompt.settings)
+    if settings.prompt_cache_key:
+        settings.prompt_cache_key = cache_key(prompt.tenant, settings.prompt_cache_key)
     settings.model, settings.store = prompt.model, may_store(prompt, terms)
     return responses_pb2.CreateResponse(
         settings=settings,

@@ -195,6 +195,37 @@ def test_no_special_token_is_made_of_what_is_in_calls_outputs_and_tools(name: st
     assert specials_in(told[0]) == specials_in(told[1])
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"llama-3"}))
+def test_no_special_token_is_made_of_a_key_in_a_tag_of_the_templates_own(name: str) -> None:
+    template, rests = template_of(name), ends_of_tokens(name)
+    harmless = template.whole(*keyed([f"plain {n}" for n in range(len(rests))]))
+    spelled = template.whole(*keyed(rests))
+    assert specials_in(spelled) == specials_in(harmless)
+
+
+def ends_of_tokens(name: str) -> list[str]:
+    """Return what completes a special token between "<" or "</" and ">", or behind the first alone."""
+    ends = [token[1:].removeprefix("/") for token in sorted(specials_of(name).ids) if "<" in token]
+    return list(dict.fromkeys(end for token in ends for end in (token, token.removesuffix(">"))))
+
+
+def keyed(keys: Sequence[str]) -> tuple[Opening, list[Message]]:
+    """Return a conversation with a tool whose schema and arguments have some keys, at every level."""
+    said = dict.fromkeys(keys, "x")
+    field = {"type": "string", **said, "nested": said}
+    schema = {"type": "object", **said, "properties": dict.fromkeys(["at", *keys], field)}
+    opening, messages = looking("x")
+    described = {"name": "look", "description": "x", "parameters": schema}
+    call = {"name": "look", "arguments": json.dumps({**said, "at": [said]}, ensure_ascii=False)}
+    made = [{"id": "0", "type": "function", "function": call}]
+    tool = {"type": "function", "function": described}
+    return opening._replace(tools=[tool]), [
+        messages[0],
+        {**messages[1], "tool_calls": made},
+        *messages[2:],
+    ]
+
+
 @pytest.mark.parametrize("name", ["deepseek-v3", "kimi-k2", "llama-3", "qwen3"])
 def test_a_sampled_answer_stands_in_its_turn_as_it_was_sampled(name: str) -> None:
     template = template_of(name)

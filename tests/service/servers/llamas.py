@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import xllamacpp  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from service.servers import Roster, Server
 from service.servers.adapters import Adapters
 from service.servers.fleet import Fleet
 from service.servers.member import Pace
+from tests.llama_servers import LlamaServer
 
 QUICK = Pace(interval=0.05, check=2, patience=5, failures=1)
 """A server that is gone is noticed at once."""
@@ -45,17 +47,10 @@ class Llama:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        params = xllamacpp.CommonParams()
-        params.model.path = str(self.weights)
-        params.model_alias = {self.alias}
-        params.verbosity = -1
-        params.hostnames = ["127.0.0.1"]
-        params.port = self.port
-        params.endpoint_slots = True
-        params.n_ctx, params.n_parallel = 8192, 2
-        params.cache_ram_mib = 0
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        self.running = xllamacpp.Server(params)
+        server = LlamaServer(
+            weights=self.weights, alias=self.alias, port=self.port, context=8192, slots=2
+        )
+        self.running = server.start()
 
     def kill(self) -> None:
         self.running = None
@@ -83,10 +78,13 @@ class Place:
 
 @asynccontextmanager
 async def fleet_of(
-    *servers: Server, pace: Pace = QUICK, strict: bool = False
+    *servers: Server,
+    pace: Pace = QUICK,
+    strict: bool = False,
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Place]:
-    place = Place(Router(), CollectorRegistry())
-    roster = Roster(servers=servers, strict=strict)
+    place = Place(Router(aliases=aliases), CollectorRegistry())
+    roster = Roster(servers=servers, aliases=aliases, strict=strict)
     make = Adapters(Proof(0, lambda _: None)).of
     fleet = Fleet(roster, place.router, make, Metrics(place.registry), pace)
     try:

@@ -22,6 +22,8 @@ from service.servers.adapters import Adapters
 from service.servers.detection import identified
 from tests.service.backends.llama_cpp.conversing import assistant, prompt, user
 from tests.service.servers.llamas import Llama, fleet_of, until
+from tests.stand_ins.chat_server import VLLM, chat_server
+from tests.stand_ins.tiny_tokenizer import tiny_files
 
 ADAPTERS: dict[str, type] = {
     **dict.fromkeys(KINDS, ChatCompletions),
@@ -107,3 +109,16 @@ async def spoken(backend: Backend, text: str, history: Sequence[Segment]) -> Seg
     assert isinstance(batch[-1], Finished)
     assert said
     return Segment(None, [user(text), assistant(said)], batch[-1].rendered)
+
+
+async def test_models_that_nobody_named_are_told_in_ids_too(
+    adapters: Adapters, llamas: list[Llama], tmp_path: Path
+) -> None:
+    for name, data in tiny_files().items():
+        (tmp_path / name).write_bytes(data)
+    async with chat_server(VLLM, llamas[0].url, "-") as stand_in:
+        named = Server(name="one", kind="vllm", url=stand_in.url, tokenizer=tmp_path)
+        backend = adapters.of(named)
+        await backend.start()
+        assert (list(backend.models), backend.capabilities.tokens_in) == (["tiny"], "chat")
+        await backend.stop()

@@ -61,7 +61,9 @@ async def test_it_stops_at_the_start_where_that_is_wanted(weights: Path) -> None
     with pytest.raises(ModelError, match=r"^down: "):
         async with fleet_of(down, strict=True):
             pass
-    async with fleet_of(down, here("spare", Simulator(["m"])), strict=True) as place:
+    async with fleet_of(
+        down, here("spare", Simulator(["s"]), models={"m": "s"}), strict=True
+    ) as place:
         assert (await converse(place.router.backend("m"), prompt(user("hello")))).text
 
 
@@ -91,3 +93,15 @@ async def test_one_model_of_several_kinds_says_so(weights: Path) -> None:
     async with fleet_of(llama.server("one"), here("two", Simulator(["tiny"]))) as place:
         assert place.router.models == [("tiny", "pool")]
     llama.kill()
+
+
+async def test_a_model_that_a_server_lists_takes_no_name_of_the_operators() -> None:
+    listing, named = Simulator(["mine", "short", "own"]), Simulator(["s"])
+    servers = here("listing", listing), here("named", named, models={"mine": "s"})
+    async with fleet_of(*servers, aliases={"short": "mine"}) as place:
+        assert [name for name, _ in place.router.models] == ["mine", "own", "short"]
+        for name in ("mine", "short") * 3:
+            await converse(place.router.backend(name), prompt(user("hello")))
+        assert not listing.prefilled_tokens
+        await converse(place.router.backend("own"), prompt(user("hello")))
+        assert listing.prefilled_tokens

@@ -14,7 +14,7 @@ from service.rendering import Piece
 from service.rendering.encodings import Decimal
 from service.rendering.proof import Proof
 from service.rendering.renderer import Renderer
-from tests.service.backends.llama_cpp.conftest import LlamaAddress, llama_address, tiny_weights
+from tests.llama_servers import LlamaAddress, llama_address, tiny_weights
 from tests.stand_ins import chat_server as stand_ins
 from tests.stand_ins.chat_server import MODEL, TEMPLATE, Speech, chat_server, ids_of
 
@@ -67,8 +67,11 @@ async def messages(llama_address: LlamaAddress) -> AsyncIterator[ChatCompletions
 class Pair:
     """A stand-in, and the adapter in front of it."""
 
-    def __init__(self, server: stand_ins.ChatServer, backend: ChatCompletions) -> None:
+    def __init__(
+        self, server: stand_ins.ChatServer, wanted: ChatServer, backend: ChatCompletions
+    ) -> None:
         self.server = server
+        self.wanted = wanted
         self.backend = backend
 
 
@@ -79,12 +82,13 @@ async def stand_in(
     """Run a stand-in and an adapter that has asked it what it can do."""
     async with chat_server(speech, llama.url, llama.key) as server:
         described = {"kind": speech.name, "deadlines": DEADLINES, **wanted}
-        renderers = {MODEL: renderer} if renderer else {}
-        backend = ChatCompletions(ChatServer(url=server.url, renderers=renderers, **described))
+        made = {MODEL: renderer}.__getitem__ if renderer else None
+        asked = ChatServer(url=server.url, renderer=made, **described)
+        backend = ChatCompletions(asked)
         try:
             await backend.start()
             server.asked.clear()
-            yield Pair(server, backend)
+            yield Pair(server, asked, backend)
         finally:
             await backend.stop()
 

@@ -287,3 +287,32 @@ def test_nonsense_is_no_answer(nonsense: str) -> None:
     with pytest.raises(ModelError) as caught:
         read(nonsense)
     assert caught.value.code == "server_error"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        delta(content=5),
+        delta(content=["x"]),
+        delta(reasoning={"a": 1}),
+        delta(refusal=True),
+        {"choices": [{"delta": {}, "finish_reason": ["stop"]}]},
+        piece(0, 5, ""),  # type: ignore[arg-type]
+        {"choices": [], "usage": {"prompt_tokens": "7"}},
+        {"choices": [], "sglext": {"output_ids": [["1],2"]]}},
+        {"choices": [{"delta": {}, "token_ids": ["1"]}]},
+        {"choices": [{"delta": {}, "token_ids": [-1]}]},
+    ],
+    ids=str,
+)
+def test_what_is_of_another_type_is_an_error(said: Any) -> None:
+    with pytest.raises(ModelError) as raised:
+        read(said)
+    assert raised.value.code == "server_error"
+
+
+def test_no_count_is_below_zero() -> None:
+    details = {"cached_tokens": -5}
+    counted = {"prompt_tokens": -7, "completion_tokens": -1, "prompt_tokens_details": details}
+    chunks, _ = read(delta("stop", content="x"), {"choices": [], "usage": counted})
+    assert chunks.finished({}) == Finished("stop", 0, 0, 0)

@@ -12,7 +12,7 @@ from service.backends.http import Deadlines
 from service.errors import ModelError, Unavailable
 from tests.service.backends.chat.conftest import Pair, delta, events, stand_in
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import user
 from tests.stand_ins.chat_server import MODEL, VLLM, Canned
 from tests.stand_ins.cut import cut

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.backends.chat.backend import ChatCompletions
 from service.backends.hints import salt, session
 from service.conversation import Segment
 from service.errors import ModelError, Unavailable
@@ -15,7 +16,7 @@ from service.rendering.renderer import Renderer
 from tests.models import IM_END
 from tests.service.backends.chat.conftest import Bytes, Pair, stand_in
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import assistant, call_output, function, user
 from tests.stand_ins.chat_server import (
     MODEL,
@@ -253,3 +254,18 @@ async def test_the_stand_in_speaks_as_a_real_server_was_recorded(
     events = [line[6:] for line in said.splitlines() if line]
     assert events.pop() == recorded["events"].pop() == "[DONE]"
     assert shapes([json.loads(event) for event in events]) == shapes(recorded["events"])
+
+
+@pytest.mark.parametrize("speech", [VLLM, SGLANG], ids=["vllm", "sglang"])
+async def test_a_server_with_another_vocabulary_is_told_messages(
+    pair: Pair, speech: Speech
+) -> None:
+    assert pair.backend.capabilities.tokens_in == "chat", speech.name
+    pair.server.reads_backwards = -1
+    again = ChatCompletions(pair.wanted)
+    await again.start()
+    assert again.capabilities.tokens_in == "none"
+    pair.server.asked.clear()
+    await converse(again, prompt(user("hello")))
+    assert pair.server.asked[0]["messages"] == [{"role": "user", "content": "hello"}]
+    await again.stop()

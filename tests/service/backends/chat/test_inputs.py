@@ -41,6 +41,11 @@ def test_an_input_streams() -> None:
         (r'{"input": "\d+ \x"}', r"\d+ \x"),
         (r'{"input": "a\ud83d"}', "a\ufffd"),
         (r'{"input": "a\ud83dxyz"}', "a\ufffdxyz"),
+        (r'{"input": "a\ud83d\u0041b"}', "a\ufffdAb"),
+        (r'{"input": "\ud83d\ud83d\ude00"}', "\ufffd\U0001f600"),
+        (r'{"input": "\uXYZW, then"}', r"\uXYZW, then"),
+        (" " * 5000 + '{"input": "late"}', "late"),
+        ('{"input": "early"' + " " * 5000 + "}", "early"),
         (r'{"input": "\udc00"}', "\ufffd"),
         (r'{"input": "cut o', "cut o"),
         (r'{"input": "cut \u00', "cut "),
@@ -54,3 +59,8 @@ def test_an_input_streams() -> None:
 def test_what_models_write_in_its_place_is_understood(arguments: str, said: str) -> None:
     assert read(arguments) == said
     assert read(*arguments) == said
+
+
+def test_what_makes_no_character_is_told_before_the_end() -> None:
+    wrapped = WrappedInput()
+    assert wrapped.push(r'{"input": "\ud83dx\ud83d\n\uXYZW and ') == "\ufffdx\ufffd\n\\uXYZW and "

@@ -14,7 +14,7 @@ from service.conversation import Segment
 from service.errors import ModelError, Unavailable
 from tests.service.backends.chat.conftest import DEADLINES
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import assistant, user
 from turnwire.v1 import items_pb2, responses_pb2
 

@@ -171,7 +171,6 @@ def test_hints_say_whose_and_where_and_stay_the_same() -> None:
     sent = body("vllm", tenant="t", conversation="c", extra='{"cache_salt": "x"}')
     assert (sent["cache_salt"], sent["session_id"]) == (salt("t"), session("c"))
     assert body("openai", conversation="c")["prompt_cache_key"] == session("c")
-    assert body("openai", prompt_cache_key="mine")["prompt_cache_key"] == "mine"
     assert not {"cache_salt", "session_id"} & body("ollama").keys()
 
 
@@ -210,3 +209,36 @@ def test_earlier_thoughts_are_told_under_the_name_that_the_server_reads(
     told = json.loads(Fragments(thoughts).of([reasoning, assistant("Yes.")], toolbox).data)
     expected = {"role": "assistant", "content": "Yes.", **({member: "Hm."} if member else {})}
     assert told == expected
+
+
+@pytest.mark.parametrize("kind", ["openai", "chat"])
+def test_a_clients_own_cache_key_is_its_tenants_and_not_told(kind: str) -> None:
+    keys = [
+        body(kind, tenant=tenant, prompt_cache_key=key)["prompt_cache_key"]
+        for tenant, key in (("a", "mine"), ("a", "mine"), ("a", "other"), ("b", "mine"))
+    ]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    assert "mine" not in keys
+
+
+def test_what_a_shared_server_runs_or_loads_is_not_a_clients_to_choose() -> None:
+    extra = {
+        "priority": -9,
+        "prompt_logprobs": 20,
+        "custom_logit_processor": "x",
+        "chat_template": "x",
+        "lora_path": "/",
+        "lora_request": {},
+        "vllm_xargs": {},
+    }
+    for kind in KINDS:
+        assert not body(kind, extra=json.dumps(extra)).keys() & extra.keys()
+
+
+@pytest.mark.parametrize("stop", [["x"] * 65, "x" * 257, [""], 5, {"a": 1}])
+def test_stop_words_are_few_and_short(stop: object) -> None:
+    with pytest.raises(ModelError, match="'stop'") as raised:
+        body(extra=json.dumps({"stop": stop}))
+    assert raised.value.code == "invalid_prompt"
+    assert body(extra='{"stop": ["a", "b"]}')["stop"] == ["a", "b"]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import pytest
-import xllamacpp  # type: ignore[import-untyped]
 
 from service.backends.engines.backend import TokenEngine
 from service.backends.engines.rpc import Rpc
@@ -16,11 +15,11 @@ from service.backends.http import Deadlines
 from service.rendering import Files
 from service.rendering.formats import Format
 from service.rendering.proof import Outcome, Proof
+from tests.llama_servers import KEY, LlamaServer
 from tests.models import tiny_gguf
 from tests.stand_ins.engine_server import Llama, Plug, SglangStandIn, VllmStandIn, serving
 from tests.stand_ins.tiny_tokenizer import tiny_format
 
-KEY = "test-key"
 GrpcStandIn: TypeAlias = VllmStandIn | SglangStandIn
 Kind: TypeAlias = tuple[Callable[[Llama], GrpcStandIn], Callable[[], Wire]]
 WIRES: dict[str, Kind] = {
@@ -31,19 +30,9 @@ WIRES: dict[str, Kind] = {
 
 @pytest.fixture(scope="session")
 def llama_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_gguf(tmp_path_factory.mktemp("model")))
-    params.verbosity = -1
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [KEY]
-    params.endpoint_slots = True
-    params.n_ctx, params.n_parallel = 4096, 1
-    params.cache_ram_mib = 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(params)
-    yield server.listening_address
-    del server
+    weights = tiny_gguf(tmp_path_factory.mktemp("model"))
+    with LlamaServer(weights=weights, key=KEY).running() as url:
+        yield url
 
 
 @dataclass

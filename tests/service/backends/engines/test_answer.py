@@ -183,3 +183,10 @@ def test_scores_that_belong_to_other_ids_are_left_out() -> None:
         ScoredText("a", ()),
         ScoredText("b", ()),
     ]
+
+
+@pytest.mark.parametrize(("said", "cut"), [("a(bX", True), ("a(b)X", False), ("aX", False)])
+def test_a_stop_word_in_a_call_leaves_it_cut_off(said: str, cut: bool) -> None:
+    answer = Answer(detokenizer, Marked(), Limits(words=["X"]))
+    told(answer, Sampled(ids(said)), Ended(by_length=False))
+    assert answer.by_length == cut

@@ -1,11 +1,14 @@
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from service.backends.engines.backend import TokenEngine
 from service.backends.engines.routes import Completions, Generate
@@ -14,7 +17,8 @@ from service.backends.hints import salt
 from service.backends.http import Deadlines
 from service.errors import ModelError, Unavailable
 from service.rendering.proof import Proof
-from tests.service.backends.engines.conftest import KEY, formats
+from tests.llama_servers import KEY
+from tests.service.backends.engines.conftest import formats
 from tests.service.backends.llama_cpp.conversing import (
     call_output,
     converse,
@@ -190,3 +194,62 @@ async def test_a_conversation_that_does_not_fit_is_refused(bench: Bench) -> None
     with pytest.raises(ModelError) as caught:
         await converse(bench.backend, prompt(user("x" * CONTEXT)))
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("spelled", "status"), [("other words", 200), ("", 400), (None, 200), (5, 200)]
+)
+async def test_a_tokenizer_of_another_model_is_said_at_the_start(
+    llama_url: str, tokenizer: Path, spelled: Any, status: int
+) -> None:
+    server = VllmHttpStandIn(Llama(llama_url, KEY), PATHS["generate"])
+    server.app.routes.append(spelling(lambda _: spelled, status))
+    with pytest.raises(ModelError, match="directory"):
+        await started(server, tokenizer)
+
+
+async def test_a_tokenizer_of_the_right_model_is_taken(llama_url: str, tokenizer: Path) -> None:
+    server = VllmHttpStandIn(Llama(llama_url, KEY), PATHS["generate"])
+    server.app.routes.append(spelling(lambda ids: bytes(ids).decode(), 200))
+    await started(server, tokenizer)
+
+
+def spelling(spell: Callable[[list[int]], Any], status: int) -> Route:
+    """A route that tells what ids spell."""
+
+    async def detokenize(request: Request) -> JSONResponse:
+        asked = await request.json()
+        assert asked["model"] == MODEL
+        return JSONResponse({"prompt": spell(asked["tokens"])}, status)
+
+    return Route("/detokenize", detokenize, methods=["POST"])
+
+
+async def started(server: VllmHttpStandIn, tokenizer: Path) -> None:
+    async with serving_http(server.app) as port:
+        engine = VllmHttp(f"http://127.0.0.1:{port}", tokenizer)
+        backend = TokenEngine(engine, formats, Proof(0, lambda _: None))
+        try:
+            await backend.start()
+        finally:
+            await backend.stop()
+
+
+@pytest.mark.parametrize("ids", [["1],2"], [-1], "12", {"a": 1}])
+async def test_ids_that_are_none_fail_the_turn(llama_url: str, tokenizer: Path, ids: Any) -> None:
+    async def generate(request: Request) -> Response:
+        if not await request.json():
+            return JSONResponse({}, 400)
+        choice = {"index": 0, "finish_reason": None, "token_ids": ids}
+        return Response(f"data: {json.dumps({'choices': [choice]})}\n\n")
+
+    server = VllmHttpStandIn(Llama(llama_url, KEY), [])
+    server.app.routes.append(Route(Generate.path, generate, methods=["POST"]))
+    async with serving_http(server.app) as port:
+        engine = VllmHttp(f"http://127.0.0.1:{port}", tokenizer)
+        backend = TokenEngine(engine, formats, Proof(0, lambda _: None))
+        await backend.start()
+        with pytest.raises(ModelError) as caught:
+            await converse(backend, prompt(user("hello")))
+        await backend.stop()
+    assert (type(caught.value), caught.value.code) == (ModelError, "server_error")

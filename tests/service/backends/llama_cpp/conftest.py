@@ -1,44 +1,13 @@
-"""A real llama.cpp server, in this process, with a model that is made on the spot."""
+"""A real llama.cpp server, and the adapter in front of it."""
 
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-import xllamacpp  # type: ignore[import-untyped]
 
 from service.backends.llama_cpp.backend import LlamaCpp
-from tests.models import tiny_gguf
+from tests.llama_servers import LlamaAddress, llama_address, tiny_weights
 
-KEY = "test-key"
-
-
-@dataclass(frozen=True)
-class LlamaAddress:
-    url: str
-    key: str
-
-
-@pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_gguf(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def llama_address(tiny_weights: Path) -> Iterator[LlamaAddress]:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_weights)
-    params.verbosity = -1
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [KEY]
-    params.endpoint_slots = True
-    params.n_ctx, params.n_parallel = 8192, 2
-    params.cache_ram_mib = 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(params)
-    yield LlamaAddress(server.listening_address, KEY)
-    del server
+__all__ = ["llama_address", "tiny_weights"]  # fixtures, for this package
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Rendered, Segment
 from service.errors import ModelError
 from tests.models import IM_END, IM_START
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import (
     assistant,
     call,
@@ -228,6 +228,13 @@ async def test_wrong_parameters_are_refused_without_an_echo(llama: LlamaCpp) -> 
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.parametrize("stop", [["x"] * 65, "x" * 257, [""], {"a": 1}])
+async def test_stop_words_are_few_and_short(llama: LlamaCpp, stop: object) -> None:
+    with pytest.raises(ModelError, match="'stop'") as caught:
+        await converse(llama, prompt(user("hello"), extra=json.dumps({"stop": stop})))
+    assert caught.value.code == "invalid_prompt"
+
+
 async def test_an_image_is_refused(llama: LlamaCpp) -> None:
     image = items_pb2.ContentPart(input_image=items_pb2.InputImage(image_url="data:,"))
     message = items_pb2.Message(role="user", content=[image])
@@ -276,6 +283,18 @@ async def busy_slots(address: LlamaAddress) -> int:
     async with httpx.AsyncClient(base_url=address.url, headers=headers) as client:
         slots = (await client.get("/slots")).json()
     return sum(slot["is_processing"] for slot in slots)
+
+
+async def test_a_client_that_sends_its_conversation_anew_computes_only_what_is_new(
+    llama: LlamaCpp,
+) -> None:
+    items, before = [user("remember " * 20)], 0
+    for number in range(4):
+        turn = await converse(llama, prompt(*items, conversation=f"anew {number}"))
+        assert turn.finished.cached_tokens >= before
+        before = turn.finished.input_tokens
+        items += [assistant(turn.text), user(f"more {number}")]
+        await converse(llama, prompt(user("x"), conversation=f"between {number}"))
 
 
 async def test_more_turns_than_slots_wait_in_line(llama: LlamaCpp) -> None:

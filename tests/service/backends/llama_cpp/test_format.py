@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import xllamacpp  # type: ignore[import-untyped]
 
 from service.backends import Finished, FunctionCallBegins
 from service.backends.llama_cpp.backend import LlamaCpp
@@ -12,6 +11,7 @@ from service.errors import ModelError
 from service.rendering.chat_ml import ChatMl
 from service.rendering.learning import LearnedTemplate
 from service.rendering.proof import Outcome, Proof
+from tests.llama_servers import LlamaServer
 from tests.models import IM_END, IM_START, tiny_gguf
 from tests.service.backends.llama_cpp.conversing import (
     assistant,
@@ -43,18 +43,9 @@ SPOKEN = "<|im_start|>assistant:"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_gguf(tmp_path_factory.mktemp("own"), OWN))
-    params.verbosity = -1
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.n_ctx, params.n_parallel = 4096, 2
-    params.cache_ram_mib = 0
-    params.use_jinja = True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(params)
-    yield server.listening_address
-    del server
+    weights = tiny_gguf(tmp_path_factory.mktemp("own"), OWN)
+    with LlamaServer(weights=weights, slots=2).running() as url:
+        yield url
 
 
 @pytest.fixture
@@ -119,16 +110,12 @@ async def test_a_template_that_knows_no_tools_gives_way_to_chat_ml(
     plain = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     )
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_gguf(tmp_path_factory.mktemp("plain"), plain))
-    params.verbosity, params.port, params.hostnames = -1, 0, ["127.0.0.1"]
-    params.n_ctx, params.cpuparams.n_threads = 2048, 1
-    server = xllamacpp.Server(params)
-    backend = LlamaCpp(server.listening_address)
-    await backend.start()
-    assert isinstance(backend._model.format.template, ChatMl)
-    await backend.stop()
-    del server
+    weights = tiny_gguf(tmp_path_factory.mktemp("plain"), plain)
+    with LlamaServer(weights=weights).running() as url:
+        backend = LlamaCpp(url)
+        await backend.start()
+        assert isinstance(backend._model.format.template, ChatMl)
+        await backend.stop()
 
 
 async def test_images_are_refused(llama: LlamaCpp) -> None:

@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import xllamacpp  # type: ignore[import-untyped]
 
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.backends.llama_cpp.slots import Owner, Slots
 from service.errors import ModelError
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress, LlamaServer
 from tests.service.backends.llama_cpp.conversing import converse, prompt, user
 
 
@@ -21,19 +20,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_slot(tiny_weights: Path, saved: Path) -> Iterator[str]:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_weights)
-    params.verbosity = -1
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.endpoint_slots = True
-    params.slot_save_path = f"{saved}/"
-    params.n_ctx, params.n_parallel = 4096, 1
-    params.cache_ram_mib = 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(params)
-    yield server.listening_address
-    del server
+    with LlamaServer(weights=tiny_weights, saves=saved).running() as url:
+        yield url
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from service.backends.responses.backend import Responses
 from service.backends.responses.terms import Terms
 from service.errors import ModelError
 from tests.conformance.server import serving
-from tests.service.backends.llama_cpp.conftest import LlamaAddress, llama_address, tiny_weights
+from tests.llama_servers import LlamaAddress, llama_address, tiny_weights
 from tests.service.backends.llama_cpp.conversing import call, call_output, function, user
 from tests.service.backends.responses.chatting import Chat, named, text
 

@@ -3,7 +3,7 @@ from typing import Any
 import orjson
 import pytest
 
-from service.backends.hints import salt
+from service.backends.hints import cache_key, salt
 from service.backends.responses.request import http_body, request_of, websocket_message
 from service.backends.responses.terms import Terms
 from tests.service.backends.llama_cpp.conversing import custom, function, namespace, prompt, user
@@ -42,7 +42,8 @@ def test_what_the_client_set_is_passed_on() -> None:
     assert said["temperature"] == 0.5
     assert said["parallel_tool_calls"] is False
     kept = ("safety_identifier", "prompt_cache_key", "truncation", "service_tier", "instructions")
-    assert [said[name] for name in kept] == ["someone", "key", "auto", "flex", "Be brief."]
+    key = cache_key(prompt(user("?")).tenant, "key")
+    assert [said[name] for name in kept] == ["someone", key, "auto", "flex", "Be brief."]
 
 
 def test_what_is_for_this_server_is_not_passed_on() -> None:
