@@ -7,20 +7,22 @@ after the other: which do is found out by trying.
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, groupby, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from service.errors import ModelError
 from service.rendering import Cycle, Message, Opening, Piece, Template
 from service.rendering.jinja import Chat
-from service.rendering.proving import Probe, adds_up
+from service.rendering.manners import Known
+from service.rendering.proving import adds_up
 from service.rendering.scribe import Scribe, Told, installed, names_for, version
 from service.rendering.specials import Specials
-from service.rendering.trials import PROBES
+from service.rendering.trials import Probe, probes
 
 _ASKED: Message = {"role": "user", "content": "Who are you?"}
 _SAID: Message = {"role": "assistant", "content": "A model."}
 _GIVEN: Message = {"role": "tool", "tool_call_id": "1", "name": "look", "content": "A tree."}
 _ORDERED: Message = {"role": "system", "content": "Be brief."}
+_PROBES = tuple(probes(get_args(Known)))
 
 
 class LibraryTemplate:
@@ -45,7 +47,7 @@ class LibraryTemplate:
         self.answer_closes: Sequence[Piece] = self._closes()
         self._late = _late_role(self._scribe)
         self.additive = True
-        self.additive = all(map(self._adds_up, PROBES))
+        self.additive = all(map(self._adds_up, _PROBES))
 
     @classmethod
     def of(cls, model: str, specials: Specials, own: Template | None) -> "LibraryTemplate | None":
@@ -58,7 +60,7 @@ class LibraryTemplate:
         for name in names if own or len(names) == 1 else ():
             with contextlib.suppress(ModelError):
                 template = cls(name, specials)
-                if own is None or all(_agree(template, own, probe) for probe in PROBES):
+                if own is None or all(_agree(template, own, probe) for probe in _PROBES):
                     return template
         return None
 
@@ -142,7 +144,7 @@ def _agree(template: LibraryTemplate, own: Template, probe: Probe) -> bool:
     try:
         truth = own.whole(probe.opening, messages)
     except ModelError:
-        return probe is not PROBES[0]
+        return probe is not _PROBES[0]
     with contextlib.suppress(ModelError):
         return _joined(template.whole(probe.opening, messages)) == _joined(truth)
     return False

@@ -47,7 +47,7 @@ def call(value: str, *outputs: Message) -> Message:
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
-def calls(*arguments: Mapping[str, str]) -> Message:
+def calls(*arguments: Mapping[str, Any]) -> Message:
     """Return made-up calls of one tool with these arguments."""
     made = [_made_call(f"call_{n}", NAME, given) for n, given in enumerate(arguments)]
     return {"role": "assistant", "content": "", "tool_calls": made}
@@ -64,6 +64,6 @@ def outputs(made: Message, word: str) -> Iterator[Message]:
         yield output("Hm" if n else word, one["id"], one["function"]["name"])
 
 
-def _made_call(call_id: str, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
+def _made_call(call_id: str, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
     return {"id": call_id, "type": "function", "function": function}

@@ -8,7 +8,7 @@ import pytest
 from tests.adapters.front import Front
 from tests.adapters.rows import ROWS, Row
 from tests.adapters.stage import staged
-from tests.service.backends.llama_cpp.conftest import LlamaAddress, llama_address, tiny_weights
+from tests.llama_servers import LlamaAddress, llama_address, tiny_weights
 
 __all__ = ["llama_address", "tiny_weights"]
 

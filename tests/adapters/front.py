@@ -15,8 +15,8 @@ from service.errors import ModelError, Unavailable
 from tests.adapters.rows import Row
 from tests.adapters.servers import Address, Scene
 from tests.adapters.wire import WAIT, Wire
+from tests.llama_servers import LlamaAddress
 from tests.models import IM_START
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import user
 from tests.service.backends.responses.chatting import Chat
 from tests.vllm.tap import Tap

@@ -41,7 +41,7 @@ from tests.stand_ins.tiny_tokenizer import tiny_files
 Make: TypeAlias = Callable[[Address, Deadlines, Scene], Backend]
 """Makes an adapter."""
 
-NO_PROOF = Proof(0, lambda _: None)
+NO_PROOF = Proof.never()
 _NEVER = Pace(interval=3600, patience=5, failures=1_000_000)
 """A pool's servers are asked whatever became of the turns before: a turn finds out itself."""
 

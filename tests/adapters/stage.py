@@ -11,7 +11,7 @@ from tests.adapters.front import PATIENT, Front
 from tests.adapters.rows import Row
 from tests.adapters.servers import Address, Scene
 from tests.adapters.wire import WAIT, Wire
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 from tests.vllm.tap import tapped
 
 _SOON = 0.5  # seconds

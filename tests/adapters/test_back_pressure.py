@@ -10,7 +10,7 @@ import pytest
 from tests.adapters.rows import ROWS, Row
 from tests.adapters.stage import staged
 from tests.adapters.wire import WAIT, Wire
-from tests.service.backends.llama_cpp.conftest import LlamaAddress
+from tests.llama_servers import LlamaAddress
 
 _BUFFERS = 64 * 1024 * 1024  # bytes; more than kernels, proxies and readers hold together
 _QUIET = 50  # looks in a row at a wire on which nothing moves

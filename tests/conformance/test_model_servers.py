@@ -17,7 +17,7 @@ from tests.adapters.wire import WAIT
 from tests.conformance.clients import ROWS as TRANSPORTS
 from tests.conformance.conversation import Conversation, Heard
 from tests.conformance.server import Server, serving
-from tests.service.backends.llama_cpp.conftest import LlamaAddress, llama_address, tiny_weights
+from tests.llama_servers import LlamaAddress, llama_address, tiny_weights
 
 __all__ = ["llama_address", "tiny_weights"]
 TOOLS = [

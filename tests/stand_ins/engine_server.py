@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import grpc
 import httpx
@@ -114,6 +114,9 @@ class Faults:
 class _Engine:
     """What the servicers share."""
 
+    pb: ClassVar[Any]
+    """The messages of the protocol."""
+
     llama: Llama
     faults: Faults = field(default_factory=Faults)
     requests: list[Any] = field(default_factory=list)
@@ -139,7 +142,18 @@ class _Engine:
                 return
             told += 1
 
-    async def tokenizer(self) -> AsyncIterator[Any]:
+    async def GetModelInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self.pb.GetModelInfoResponse(
+            served_model_name=MODEL,
+            max_context_length=CONTEXT,
+            eos_token_ids=[IM_END],
+            default_sampling_params_json='{"temperature": 0}',
+        )
+
+    async def HealthCheck(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self.pb.HealthCheckResponse(healthy=not self.faults.sick)
+
+    async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """Yield the archive in pieces, its digest with the last."""
         archive = zipped(tiny_files())
         digest = hashlib.sha256(archive).hexdigest()
@@ -197,21 +211,6 @@ class VllmStandIn(_Engine, vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ig
         self.aborted += request.request_ids
         return self.pb.AbortResponse()
 
-    async def GetModelInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self.pb.GetModelInfoResponse(
-            served_model_name=MODEL,
-            max_context_length=CONTEXT,
-            eos_token_ids=[IM_END],
-            default_sampling_params_json='{"temperature": 0}',
-        )
-
-    async def HealthCheck(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self.pb.HealthCheckResponse(healthy=not self.faults.sick)
-
-    async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for chunk in self.tokenizer():
-            yield chunk
-
 
 class SglangStandIn(_Engine, sglang_scheduler_pb2_grpc.SglangSchedulerServicer):  # type: ignore[misc]
     """SGLang's servicer."""
@@ -251,21 +250,6 @@ class SglangStandIn(_Engine, sglang_scheduler_pb2_grpc.SglangSchedulerServicer):
     async def Abort(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.aborted.append(request.request_id)
         return self.pb.AbortResponse(success=True)
-
-    async def GetModelInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self.pb.GetModelInfoResponse(
-            served_model_name=MODEL,
-            max_context_length=CONTEXT,
-            eos_token_ids=[IM_END],
-            default_sampling_params_json='{"temperature": 0}',
-        )
-
-    async def HealthCheck(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self.pb.HealthCheckResponse(healthy=not self.faults.sick)
-
-    async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for chunk in self.tokenizer():
-            yield chunk
 
 
 def _output_logprobs(pb: Any, scores: Sequence[Mapping[str, Any]], most: int) -> Any:

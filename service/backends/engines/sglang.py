@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 from smg_grpc_proto.generated import sglang_scheduler_pb2 as pb  # type: ignore[import-untyped]
 
 from service.backends import Capabilities
-from service.backends.engines import Ended, Event, Model, Request, Sampled
-from service.backends.engines.outcomes import ended_by_length
+from service.backends.engines import Event, Model, Request
 from service.backends.engines.sampling import defaults_of, fill
 from service.backends.engines.vllm import NAMES as VLLM_NAMES
 from service.backends.engines.vllm import scores
+from service.backends.engines.wires import event_of
 
 _NAMES = {**VLLM_NAMES, "min_tokens": "min_new_tokens"}
 del _NAMES["seed"]  # the protocol has none
@@ -61,12 +61,7 @@ class Sglang:
 
     def event(self, data: bytes) -> Event:
         """Read one message of an answer. Raises `ModelError` if the engine gave up."""
-        told = pb.GenerateResponse.FromString(data)
-        if told.HasField("complete"):
-            by_length = ended_by_length(told.complete.finish_reason)
-            return Ended(by_length, told.complete.cached_tokens)
-        chunk = told.chunk
-        return Sampled(chunk.token_ids, scores(chunk.output_logprobs), chunk.cached_tokens)
+        return event_of(pb.GenerateResponse.FromString(data), scores)
 
     def abort(self, identity: str) -> bytes:
         """Return the request to stop."""

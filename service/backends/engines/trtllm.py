@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 from smg_grpc_proto.generated import trtllm_service_pb2 as pb  # type: ignore[import-untyped]
 
 from service.backends import Capabilities
-from service.backends.engines import Ended, Event, Likely, Model, Request, Sampled, Score
-from service.backends.engines.outcomes import ended_by_length
+from service.backends.engines import Event, Likely, Model, Request, Score
 from service.backends.engines.sampling import fill
+from service.backends.engines.wires import event_of
 from service.backends.hints import salt_number
 
 _NAMES = {
@@ -63,12 +63,7 @@ class TensorRtLlm:
 
     def event(self, data: bytes) -> Event:
         """Read one message of an answer. Raises `ModelError` if the engine gave up."""
-        told = pb.GenerateResponse.FromString(data)
-        if told.HasField("complete"):
-            by_length = ended_by_length(told.complete.finish_reason)
-            return Ended(by_length, told.complete.cached_tokens)
-        chunk = told.chunk
-        return Sampled(chunk.token_ids, list(map(_score, chunk.logprobs)), chunk.cached_tokens)
+        return event_of(pb.GenerateResponse.FromString(data), _scores)
 
     def abort(self, identity: str) -> bytes:
         """Return the request to stop."""
@@ -80,6 +75,10 @@ def _guide(request: Request) -> Any:
         return None
     guide = request.constraint
     return pb.GuidedDecodingParams(guide_type=_GUIDES[guide.kind], guide=guide.text)
+
+
+def _scores(chunk: Any) -> list[Score]:
+    return list(map(_score, chunk.logprobs))
 
 
 def _score(told: Any) -> Score:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from smg_grpc_proto.generated import vllm_engine_pb2 as pb  # type: ignore[import-untyped]
 
 from service.backends import Capabilities
-from service.backends.engines import Ended, Event, Likely, Model, Request, Sampled, Score
-from service.backends.engines.outcomes import ended_by_length
+from service.backends.engines import Event, Likely, Model, Request, Score
 from service.backends.engines.sampling import defaults_of, fill
+from service.backends.engines.wires import event_of
 
 NAMES = {
     name: name
@@ -61,20 +61,16 @@ class Vllm:
 
     def event(self, data: bytes) -> Event:
         """Read one message of an answer. Raises `ModelError` if the engine gave up."""
-        told = pb.GenerateResponse.FromString(data)
-        if told.HasField("complete"):
-            by_length = ended_by_length(told.complete.finish_reason)
-            return Ended(by_length, told.complete.cached_tokens)
-        chunk = told.chunk
-        return Sampled(chunk.token_ids, scores(chunk.output_logprobs), chunk.cached_tokens)
+        return event_of(pb.GenerateResponse.FromString(data), scores)
 
     def abort(self, identity: str) -> bytes:
         """Return the request to stop."""
         return bytes(pb.AbortRequest(request_ids=[identity]).SerializeToString())
 
 
-def scores(told: Any) -> list[Score]:
+def scores(chunk: Any) -> list[Score]:
     """Return the scores of tokens, in the form that the protocols of vLLM and SGLang share."""
+    told = chunk.output_logprobs
     likeliest = [
         list(map(Likely, place.token_ids, place.values)) for place in told.top_logprobs
     ] or [[]] * len(told.token_logprobs)

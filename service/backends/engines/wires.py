@@ -1,9 +1,11 @@
 """What the gRPC of one engine says differently from that of others."""
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 from service.backends import Capabilities
-from service.backends.engines import Event, Model, Request
+from service.backends.engines import Ended, Event, Model, Request, Sampled, Score
+from service.backends.engines.outcomes import ended_by_length
 
 
 class Wire(Protocol):
@@ -28,3 +30,14 @@ class Wire(Protocol):
 
     def abort(self, identity: str) -> bytes:
         """Return the request to stop."""
+
+
+def event_of(told: Any, scores: Callable[[Any], Sequence[Score]]) -> Event:
+    """Read one message of an answer: but for the scores of a chunk, all engines have the same.
+
+    Raises `ModelError` if the engine gave up.
+    """
+    if told.HasField("complete"):
+        by_length = ended_by_length(told.complete.finish_reason)
+        return Ended(by_length, told.complete.cached_tokens)
+    return Sampled(told.chunk.token_ids, scores(told.chunk), told.chunk.cached_tokens)

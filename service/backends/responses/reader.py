@@ -25,6 +25,7 @@ from service.backends import (
 )
 from service.backends.responses.errors import failure, senseless
 from service.backends.responses.fragments import Made, Told, kept
+from service.backends.values import count_in
 from service.errors import ModelError
 from turnwire import json_codec
 from turnwire.v1 import items_pb2
@@ -83,7 +84,7 @@ class Reader:
 
     def finished(self, told: Told, continued_as: str | None) -> Finished:
         """Sum up; `continued_as` is the id by which the upstream can go on from here."""
-        usage = self._response.get("usage") or {}
+        usage = _object(self._response.get("usage"))
         return Finished(
             reason=self._reason(),
             input_tokens=_count(usage, "input_tokens"),
@@ -94,9 +95,9 @@ class Reader:
         )
 
     def _reason(self) -> Literal["stop", "length", "content_filter"]:
-        if self._response.get("status") in {"completed", None}:
+        if self._response.get("status") in ("completed", None):
             return "stop"
-        details = self._response.get("incomplete_details") or {}
+        details = _object(self._response.get("incomplete_details"))
         return "content_filter" if details.get("reason") == "content_filter" else "length"
 
     def _told(self, event: dict[str, Any]) -> Sequence[Produced]:
@@ -200,5 +201,10 @@ def _text(value: object) -> str:
 
 
 def _count(usage: object, name: str) -> int:
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) else 0
+    count = _object(usage).get(name)
+    return count_in(count) if isinstance(count, int) else 0
+
+
+def _object(value: object) -> dict[str, Any]:
+    """Return an object; an empty one for what is none: a sum is not worth failing a turn for."""
+    return value if isinstance(value, dict) else {}

@@ -85,7 +85,7 @@ async def fleet_of(
 ) -> AsyncIterator[Place]:
     place = Place(Router(aliases=aliases), CollectorRegistry())
     roster = Roster(servers=servers, aliases=aliases, strict=strict)
-    make = Adapters(Proof(0, lambda _: None)).of
+    make = Adapters(Proof.never()).of
     fleet = Fleet(roster, place.router, make, Metrics(place.registry), pace)
     try:
         await fleet.start()

@@ -40,7 +40,7 @@ def server(kind: Any, **fields: Any) -> Server:
 
 @pytest.fixture
 def adapters() -> Adapters:
-    return Adapters(Proof(0, lambda _: None))
+    return Adapters(Proof.never())
 
 
 def test_every_kind_is_one_that_can_be_asked_for() -> None:

@@ -46,7 +46,7 @@ def vocabulary() -> Bytes:
 
 @pytest.fixture
 def renderer(vocabulary: Bytes) -> Renderer:
-    return Renderer(TEMPLATE, vocabulary, Decimal(), Proof(0, lambda _: None))
+    return Renderer(TEMPLATE, vocabulary, Decimal(), Proof.never())
 
 
 @pytest.fixture

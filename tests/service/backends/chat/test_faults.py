@@ -10,9 +10,9 @@ from service.backends.chat.backend import ChatCompletions
 from service.backends.chat.server import ChatServer
 from service.backends.http import Deadlines
 from service.errors import ModelError, Unavailable
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.chat.conftest import Pair, delta, events, stand_in
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import user
 from tests.stand_ins.chat_server import MODEL, VLLM, Canned
 from tests.stand_ins.cut import cut

@@ -13,10 +13,10 @@ from service.backends.hints import salt, session
 from service.conversation import Segment
 from service.errors import ModelError, Unavailable
 from service.rendering.renderer import Renderer
+from tests.llama_servers import LlamaAddress
 from tests.models import IM_END
 from tests.service.backends.chat.conftest import Bytes, Pair, stand_in
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import assistant, call_output, function, user
 from tests.stand_ins.chat_server import (
     MODEL,

@@ -12,9 +12,9 @@ from service.backends.chat.backend import ChatCompletions
 from service.backends.chat.server import ChatServer
 from service.conversation import Segment
 from service.errors import ModelError, Unavailable
+from tests.llama_servers import LlamaAddress
 from tests.service.backends.chat.conftest import DEADLINES
 from tests.service.backends.chat.conversing import converse, prompt
-from tests.llama_servers import LlamaAddress
 from tests.service.backends.llama_cpp.conversing import assistant, user
 from turnwire.v1 import items_pb2, responses_pb2
 

@@ -40,6 +40,7 @@ class Bench:
     """A backend, the engine behind it, and the cable between them."""
 
     backend: TokenEngine
+    engine: Rpc
     servicer: GrpcStandIn
     plug: Plug
     outcomes: list[Outcome]
@@ -59,5 +60,5 @@ async def bench(request: pytest.FixtureRequest, llama_url: str) -> AsyncIterator
         engine = Rpc(f"grpc://127.0.0.1:{plug.port}", wire(), deadlines=deadlines)
         backend = TokenEngine(engine, formats, Proof(1, outcomes.append))
         await backend.start()
-        yield Bench(backend, servicer, plug, outcomes)
+        yield Bench(backend, engine, servicer, plug, outcomes)
         await backend.stop()

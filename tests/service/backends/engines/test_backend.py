@@ -19,6 +19,8 @@ from service.backends.engines.vllm import Vllm
 from service.backends.http import Deadlines
 from service.conversation import Segment
 from service.errors import ModelError, Unavailable
+from service.rendering import Files
+from service.rendering.formats import Format
 from service.rendering.proof import Proof
 from tests.models import IM_END
 from tests.service.backends.engines.conftest import WIRES, Bench, formats
@@ -342,18 +344,18 @@ async def test_an_engine_that_is_not_well_says_so(bench: Bench) -> None:
 
 
 async def test_an_engine_that_is_not_there_is_said_at_the_start() -> None:
-    backend = TokenEngine(Rpc("grpc://127.0.0.1:9", Vllm()), formats, Proof(0, lambda _: None))
+    backend = TokenEngine(Rpc("grpc://127.0.0.1:9", Vllm()), formats, Proof.never())
     with pytest.raises(Unavailable, match="cannot be reached"):
         await backend.start()
     await backend.stop()
 
 
 async def test_a_model_without_calls_cannot_be_held_to_one(bench: Bench) -> None:
-    found = bench.backend._loaded.format
-    syntax = dataclasses.replace(found.syntax, calls=None)
-    other = TokenEngine(
-        bench.backend._engine, lambda *_: found._replace(syntax=syntax), Proof(0, lambda _: None)
-    )
+    def without_calls(files: Files, model: str) -> Format:
+        found = formats(files, model)
+        return found._replace(syntax=dataclasses.replace(found.syntax, calls=None))
+
+    other = TokenEngine(bench.engine, without_calls, Proof.never())
     await other.start()
     with pytest.raises(ModelError, match="cannot be held to") as caught:
         await converse(other, prompt(user("?"), tools=[WEATHER], **REQUIRED))

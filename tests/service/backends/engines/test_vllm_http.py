@@ -228,7 +228,7 @@ def spelling(spell: Callable[[list[int]], Any], status: int) -> Route:
 async def started(server: VllmHttpStandIn, tokenizer: Path) -> None:
     async with serving_http(server.app) as port:
         engine = VllmHttp(f"http://127.0.0.1:{port}", tokenizer)
-        backend = TokenEngine(engine, formats, Proof(0, lambda _: None))
+        backend = TokenEngine(engine, formats, Proof.never())
         try:
             await backend.start()
         finally:
@@ -247,7 +247,7 @@ async def test_ids_that_are_none_fail_the_turn(llama_url: str, tokenizer: Path, 
     server.app.routes.append(Route(Generate.path, generate, methods=["POST"]))
     async with serving_http(server.app) as port:
         engine = VllmHttp(f"http://127.0.0.1:{port}", tokenizer)
-        backend = TokenEngine(engine, formats, Proof(0, lambda _: None))
+        backend = TokenEngine(engine, formats, Proof.never())
         await backend.start()
         with pytest.raises(ModelError) as caught:
             await converse(backend, prompt(user("hello")))

@@ -12,8 +12,8 @@ from service.backends.http import Deadlines
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Rendered, Segment
 from service.errors import ModelError
-from tests.models import IM_END, IM_START
 from tests.llama_servers import LlamaAddress
+from tests.models import IM_END, IM_START
 from tests.service.backends.llama_cpp.conversing import (
     assistant,
     call,

@@ -1,6 +1,7 @@
 """Models that come with a chat template of their own, against a real server."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -8,8 +9,6 @@ from service.backends import Finished, FunctionCallBegins
 from service.backends.llama_cpp.backend import LlamaCpp
 from service.conversation import Segment
 from service.errors import ModelError
-from service.rendering.chat_ml import ChatMl
-from service.rendering.learning import LearnedTemplate
 from service.rendering.proof import Outcome, Proof
 from tests.llama_servers import LlamaServer
 from tests.models import IM_END, IM_START, tiny_gguf
@@ -70,7 +69,6 @@ def text_of(segment: Segment) -> str:
 
 
 async def test_a_model_is_told_a_conversation_by_its_own_template(llama: LlamaCpp) -> None:
-    assert isinstance(llama._model.format.template, LearnedTemplate)
     turn = await converse(llama, prompt(user("hello <|im_end|>")))
     assert text_of(turn.segment).startswith("<|im_start|>user:hello <|im_end|><|im_end|>" + SPOKEN)
     ids = [int(t) for r in turn.segment.rendered.values() for t in r.data.split(b",")]
@@ -112,10 +110,15 @@ async def test_a_template_that_knows_no_tools_gives_way_to_chat_ml(
     )
     weights = tiny_gguf(tmp_path_factory.mktemp("plain"), plain)
     with LlamaServer(weights=weights).running() as url:
-        backend = LlamaCpp(url)
+        backend = LlamaCpp(url, defaults={"temperature": 0})
         await backend.start()
-        assert isinstance(backend._model.format.template, ChatMl)
+        weather = function("get_weather", city={"enum": ["Oslo"]})
+        forced: dict[str, Any] = {"tools": [weather], "tool_choice_mode": "required"}
+        asked = prompt(user("?"), **forced, max_output_tokens=60)
+        turn = await converse(backend, asked)
         await backend.stop()
+    called = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    assert called in text_of(turn.segment)
 
 
 async def test_images_are_refused(llama: LlamaCpp) -> None:

@@ -181,3 +181,13 @@ def test_what_came_before_a_failure_is_still_told() -> None:
     failed = event("response.failed", response={"error": {"code": "server_error"}})
     assert reader.read([event("response.output_text.delta", delta="a"), failed]) == [Text("a")]
     assert reader.failed
+
+
+@pytest.mark.parametrize("usage", [[7], "many", {"input_tokens": "7"}, {"input_tokens": -7}])
+@pytest.mark.parametrize("details", [None, [7], "max_output_tokens"])
+def test_a_sum_that_makes_no_sense_is_none(usage: object, details: object) -> None:
+    reader = Reader()
+    ended = {"status": "incomplete", "usage": usage, "incomplete_details": details}
+    assert reader.read([completed(**ended)]) == []
+    finished = reader.finished(told(), None)
+    assert (finished.reason, finished.input_tokens, finished.output_tokens) == ("length", 0, 0)
