@@ -2,8 +2,23 @@
 
 from typing import Any
 
+import orjson
+
+from service.errors import ModelError
+
 _MOST = 2**53
 """What is counted is less: it goes into messages and metrics, which have a bound."""
+
+
+def object_in(content: bytes) -> dict[str, Any]:
+    """Read a JSON object. Raises `ModelError`."""
+    try:
+        found = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise ModelError("server_error", "The model server's answer is no JSON.") from error
+    if not isinstance(found, dict):
+        raise ModelError("server_error", "The model server's answer is no JSON object.")
+    return found
 
 
 def text_in(value: Any) -> str:

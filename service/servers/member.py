@@ -187,9 +187,7 @@ class Member:
         self._circuit.well()
         if not was_up:
             self._up.set(1)
-            told = self.backend.capabilities.tokens_in if self.backend else "none"
-            form = "messages" if told == "none" else "token ids"
-            log.info("server_up", server=self.name, kind=self._kind(), prompts=form)
+            log.info("server_up", server=self.name, kind=self._kind(), **self._manner())
 
     def _failed(self, error: ModelError) -> None:
         was_up, self.failure = self.up, error
@@ -201,6 +199,16 @@ class Member:
             self._waiting.pop().reschedule(asyncio.get_running_loop().time())
         if was_up or not self.looked.is_set():
             log.warning("server_down", server=self.name, kind=self._kind(), why=error.message)
+
+    def _manner(self) -> Mapping[str, str]:
+        """Say how it is driven."""
+        if (backend := self.backend) is None:
+            return {}
+        able = backend.capabilities
+        return {
+            "prompts": "messages" if able.tokens_in == "none" else "token ids",
+            "answers": "parsed there" if able.parses else "parsed here",
+        }
 
     def _kind(self) -> str:
         return self.backend.kind if self.backend else self.server.kind

@@ -161,7 +161,9 @@ class Pool:
     def _order(self, prompt: Prompt) -> Iterator[Member]:
         """Yield whom to ask, each chosen when its turn comes."""
         left, last = dict(self._members), self._affinity.last(prompt)
-        key = prompt.conversation.encode() if last else key_of(prompt)  # what is known is not read again
+        key = (
+            prompt.conversation.encode() if last else key_of(prompt)
+        )  # what is known is not read again
         for _ in range(_ASKED):
             candidates = admitted([member.candidate for member in left.values() if member.up])
             if not candidates:

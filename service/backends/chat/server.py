@@ -8,21 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import orjson
-
 from service.backends import meaning
 from service.backends.chat.errors import error_of
 from service.backends.chat.kinds import KINDS, Kind
 from service.backends.http import Answer, Deadlines, HttpClient
 from service.backends.sse import Events
-from service.backends.values import text_in
+from service.backends.values import object_in, text_in
 from service.errors import ModelError
 from service.rendering.renderer import Renderer
 
 _NEAR = 1.0
 """Seconds until the end of a stream that has said all: waiting for it keeps the connection."""
 _CHECK = 2.0  # seconds
-_LARGEST = 16 * 1024 * 1024  # bytes of an answer that is no stream: lists of models are long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +105,7 @@ class Server:
         status, content = await self._asked("GET", f"{self._api}/models", self._deadlines.read)
         if status in {404, 405}:
             return []
-        listed = _decoded(_well(status, content))
+        listed = object_in(_well(status, content))
         try:
             return [
                 Model(text_in(model["id"]), self._context or _context(model))
@@ -136,14 +133,14 @@ class Server:
     async def complete(self, body: Sequence[bytes]) -> dict[str, Any]:
         """Ask for a completion that is not streamed. Raises `ModelError`."""
         async with self._completion(body) as answer:
-            return _decoded(await _all(answer))
+            return object_in(await answer.all())
 
     @asynccontextmanager
     async def _completion(self, body: Sequence[bytes]) -> AsyncGenerator[Answer]:
         path = f"{self._api}/chat/completions"
         async with self._http.exchange("POST", path, body, self._deadlines.answer) as answer:
             if answer.status != 200:
-                raise error_of(answer.status, await _all(answer))
+                raise error_of(answer.status, await answer.all())
             yield answer
 
     async def _asked(
@@ -154,7 +151,7 @@ class Server:
                 asyncio.timeout(deadline),
                 self._http.exchange(method, path, body, deadline) as answer,
             ):
-                return answer.status, await _all(answer)
+                return answer.status, await answer.all()
         except TimeoutError as error:
             raise ModelError("server_error", "The model server did not answer in time.") from error
 
@@ -183,24 +180,3 @@ def _context(model: dict[str, Any]) -> int | None:
     meta = model.get("meta") or {}
     context = model.get("max_model_len") or model.get("context_length") or meta.get("n_ctx")
     return context if isinstance(context, int) else None
-
-
-async def _all(answer: Answer) -> bytes:
-    """Return a whole answer that is no stream. Raises `ModelError`."""
-    pieces, size = [], 0
-    while piece := await answer.read():
-        pieces.append(piece)
-        size += len(piece)
-        if size > _LARGEST:
-            raise ModelError("server_error", "The model server's answer is too large.")
-    return b"".join(pieces)
-
-
-def _decoded(content: bytes) -> dict[str, Any]:
-    try:
-        decoded = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise ModelError("server_error", "The model server's answer is no JSON.") from error
-    if not isinstance(decoded, dict):
-        raise ModelError("server_error", "The model server's answer is no JSON object.")
-    return decoded

@@ -182,7 +182,10 @@ class LlamaCpp:
     async def _call(
         self, turn: _Turn, generation: Generation
     ) -> AsyncGenerator[Sequence[Produced], None]:
-        """Write the form of a call ourselves and have the model fill it in: so it is always valid."""
+        """Write the form of a call ourselves and have the model fill it in: so it is always valid.
+
+        A call that is cut off is closed all the same: it stands in the history as no other could.
+        """
         form = forced_call(self._model.format.syntax, turn.opened)
         await self._write(generation, form.opens)
         tool = await _chosen(generation, turn.choice)

@@ -4,11 +4,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import orjson
-
 from service.backends.http import Answer
 from service.backends.sse import Events
-from service.backends.values import count_in, ids_in, text_in
+from service.backends.values import count_in, ids_in, object_in, text_in
 from service.errors import ModelError
 from service.rendering import Piece
 from turnwire.v1 import items_pb2
@@ -79,7 +77,7 @@ class Completion:
         return []
 
     def _event(self, data: bytes) -> Sampled | Stopped:
-        event = decoded(data)
+        event = object_in(data)
         try:
             return self._stopped(event) if event["stop"] else self._more(event)
         except (LookupError, TypeError) as error:
@@ -150,17 +148,6 @@ class ScoredCompletion(Completion):
             if b"".join(said) == whole:
                 return [score.spelled(token) for score, token in zip(scores, said, strict=False)]
         return [_Score(0, sum(score.logprob for score in scores), ()).spelled(whole)]
-
-
-def decoded(content: bytes) -> dict[str, Any]:
-    """Read an answer's JSON object. Raises `ModelError`."""
-    try:
-        decoded = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise ModelError("server_error", "The model server's answer is no JSON.") from error
-    if not isinstance(decoded, dict):
-        raise ModelError("server_error", "The model server's answer is no JSON object.")
-    return decoded
 
 
 def _score(event: dict[str, Any], most: int) -> _Score:

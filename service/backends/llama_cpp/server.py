@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from service.backends.http import Deadlines, HttpClient
-from service.backends.llama_cpp.completion import Completion, ScoredCompletion, decoded
+from service.backends.llama_cpp.completion import Completion, ScoredCompletion
+from service.backends.values import object_in
 from service.conversation import Rendered
 from service.errors import ModelError, Unavailable
 from service.rendering import Piece
@@ -152,7 +153,7 @@ class LlamaServer:
             content = await answer.all()
         if answer.status != 200:
             raise _error(answer.status, content)
-        return decoded(content)
+        return object_in(content)
 
 
 def _properties(props: dict[str, Any], model: dict[str, Any]) -> Properties:
@@ -187,7 +188,7 @@ def _bytes(piece: str | list[int]) -> bytes:
 
 
 def _error(status: int, content: bytes) -> ModelError:
-    error = decoded(content).get("error") if content.startswith(b"{") else None
+    error = object_in(content).get("error") if content.startswith(b"{") else None
     kind = error.get("type") if isinstance(error, dict) else None
     if kind == "exceed_context_size_error":
         return ModelError(
