@@ -5,10 +5,9 @@ nobody can time whether another tenant said it.
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -20,7 +19,6 @@ from service.errors import ModelError
 from service.rendering import Opening
 from turnwire.v1 import responses_pb2
 
-_KEPT_BYTES = 16 * 1024 * 1024
 _OVERHEAD = 2048  # bytes: what a preamble weighs in Python beyond its ids, texts and tools
 _MOST_OPTIONS = 16 * 1024  # bytes of options for templates, which are kept for longer than a turn
 
@@ -39,42 +37,6 @@ class Preamble:
         """Bytes of memory, roughly: tools are kept as text and as what was read of it."""
         told = orjson.dumps([self.opening.messages, self.opening.tools])
         return _OVERHEAD + 4 * len(told) + len(self.ids.data)
-
-
-class _Kept(NamedTuple):
-    preamble: Preamble
-    weight: int
-
-
-class Preambles:
-    """The preambles met last, least recently used out first."""
-
-    def __init__(self, budget: int = _KEPT_BYTES) -> None:
-        self._budget = budget
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: bytes) -> Preamble | None:
-        """Return a preamble, and keep it longer for having been asked for."""
-        if (kept := self._kept.get(key)) is None:
-            return None
-        self._kept.move_to_end(key)
-        return kept.preamble
-
-    def drop(self, key: bytes) -> None:
-        """Let go of a preamble."""
-        if kept := self._kept.pop(key, None):
-            self._bytes -= kept.weight
-
-    def put(self, key: bytes, preamble: Preamble) -> Preamble:
-        """Keep a preamble within the budget, and return it."""
-        if key not in self._kept:
-            self._kept[key] = _Kept(preamble, preamble.weight)
-            self._bytes += self._kept[key].weight
-        while self._bytes > self._budget:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.weight
-        return preamble
 
 
 def key_of(prompt: Prompt) -> bytes:

@@ -8,12 +8,13 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from service.backends import Prompt
+from service.backends.recent import Recent
 from service.backends.tools import Toolbox
 from service.backends.window import Window, most_tokens
 from service.conversation import Rendered, Renderings
 from service.rendering import Cycle, Message, Opening, Piece, Template, Tokenizer, Uncut
 from service.rendering.encodings import Encoding, joined
-from service.rendering.preambles import Preamble, Preambles, key_of, opening_of
+from service.rendering.preambles import Preamble, key_of, opening_of
 from service.rendering.proof import Anew, Proof, judge
 from service.rendering.shelf import Shelf
 from service.rendering.turns import Turns, asks, before_answer, thinks
@@ -72,7 +73,7 @@ class Renderer:
         self._template = template
         self._tokenizer = tokenizer
         self._proof = proof
-        self._preambles = Preambles()
+        self._preambles = Recent[Preamble]()
         self._forgets = template.additive and _forgets(template)
         self._closes: Sequence[int] = ()
 

@@ -3,7 +3,6 @@
 They are recognised by their content.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,11 @@ import orjson
 
 from service.backends import Prompt
 from service.backends.chat.fragments import Fragments, fragment
+from service.backends.recent import KEPT_BYTES, Recent
 from service.backends.tools import CallableTool, Toolbox
 from service.rendering.preambles import key_of
 from turnwire.v1 import items_pb2
 
-_KEPT_BYTES = 16 * 1024 * 1024
 _OVERHEAD = 2048  # bytes: what an opening weighs in Python beyond its texts
 
 
@@ -39,24 +38,14 @@ class Opening:
 class Openings:
     """The openings met last, least recently used out first."""
 
-    def __init__(self, fragments: Fragments, budget: int = _KEPT_BYTES) -> None:
+    def __init__(self, fragments: Fragments, budget: int = KEPT_BYTES) -> None:
         self._fragments = fragments
-        self._budget = budget
-        self._kept: OrderedDict[bytes, Opening] = OrderedDict()
-        self._bytes = 0
+        self._kept = Recent[Opening](budget)
 
     def of(self, prompt: Prompt) -> Opening:
         """Return a prompt's opening. Raises `ModelError` for what no model can be told."""
         key = key_of(prompt)
-        opening = self._kept.get(key)
-        if opening is None:
-            opening = self._kept[key] = self._made(prompt)
-            self._bytes += opening.weight
-        self._kept.move_to_end(key)
-        while self._bytes > self._budget and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.weight
-        return opening
+        return self._kept.get(key) or self._kept.put(key, self._made(prompt))
 
     def _made(self, prompt: Prompt) -> Opening:
         toolbox = Toolbox(prompt.tools)

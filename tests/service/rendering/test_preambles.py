@@ -4,11 +4,12 @@ import json
 import pytest
 
 from service.backends import Prompt
+from service.backends.recent import Recent
 from service.backends.tools import Toolbox
 from service.conversation import Rendered
 from service.errors import ModelError
 from service.rendering import Opening
-from service.rendering.preambles import Preamble, Preambles, key_of, opening_of
+from service.rendering.preambles import Preamble, key_of, opening_of
 from turnwire.v1 import items_pb2, responses_pb2
 
 NOTHING = Rendered(b"", 0)
@@ -42,7 +43,7 @@ def test_tenants_who_say_the_same_share_nothing() -> None:
 
 
 def test_what_is_told_at_once_weighs_too_although_it_has_no_ids() -> None:
-    kept = Preambles(budget=100_000)
+    kept = Recent[Preamble](budget=100_000)
     kept.put(b"small", preamble())
     kept.put(b"large", preamble("x" * 20_000))
     assert kept.get(b"small")
@@ -53,7 +54,7 @@ def test_what_is_told_at_once_weighs_too_although_it_has_no_ids() -> None:
 
 
 def test_what_is_larger_than_the_budget_is_not_kept() -> None:
-    kept = Preambles(budget=100_000)
+    kept = Recent[Preamble](budget=100_000)
     assert kept.put(b"huge", preamble("x" * 100_000))
     assert kept.get(b"huge") is None
 
