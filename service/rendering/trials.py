@@ -33,9 +33,9 @@ def probes(known: Collection[Known]) -> Iterator[Probe]:
     if {"calls", "outputs"} <= {*known}:
         tools = [TOOL] if "tools" in known else []
         for opening in (_opening(), _opening(tools=tools), _opening(_SYSTEM, tools=tools)):
-            yield Probe("talk of an agent", opening, _TALK)
             yield from _agents(opening)
             yield from _thoughtful_agents(opening)
+            yield Probe("talk of an agent", opening, _TALK)
 
 
 def _opening(
