@@ -23,7 +23,7 @@ from service.bench.rows import Row, Size, rows
 from service.bench.subjects import Candidate, candidates
 from service.config import Config, settings_table
 from service.errors import ModelError
-from service.keys import BadKeyFile, new_key
+from service.identity.keys import BadKeyFile, new_key
 from service.serve import Service, embedded, roster_of, running, serve
 from service.servers import Roster
 from service.servers.detection import Found, detect

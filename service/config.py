@@ -90,6 +90,30 @@ class Config(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="API keys; without it, only loopback addresses are allowed"
     )
+    tenants_file: Path | None = Field(
+        None, description="what each tenant may have: docs/tenants.md"
+    )
+    jwt_issuer: str | None = Field(
+        None, description="whose JSON Web Tokens are taken beside keys: their iss"
+    )
+    jwt_audience: str | None = Field(None, description="whom they must be meant for: their aud")
+    jwt_jwks_url: str | None = Field(
+        None, description="where that issuer's keys are; found by OpenID discovery if left out"
+    )
+    jwt_algorithms: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("RS256", "ES256", "EdDSA"), description="how they may be signed, by commas"
+    )
+    jwt_tenant_claim: str = Field("sub", description="the claim that names the tenant")
+    certificate_names_file: Path | None = Field(
+        None, description="which tenant each name in a client's certificate is"
+    )
+    tls_certificate_file: Path | None = Field(
+        None, description="the server's certificate chain in PEM: with it, TLS on both ports"
+    )
+    tls_key_file: Path | None = Field(None, description="its key in PEM")
+    tls_client_ca_file: Path | None = Field(
+        None, description="who may sign clients' certificates, in PEM: with it they are asked for"
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="browser origins that may connect, separated by commas"
     )
@@ -97,12 +121,49 @@ class Config(BaseSettings):
         (), description="names, beside localhost, that a server without keys answers to, by commas"
     )
 
-    store_bytes: int = Field(256 * MIB, ge=MIB, description="memory for stored responses")
+    store: Literal["memory", "sqlite", "valkey"] = Field(
+        "memory", description="where stored responses and conversations are kept: docs/state.md"
+    )
+    store_file: Path = Field(Path("turnwire.db"), description="SQLite's file")
+    store_url: SecretStr | None = Field(
+        None,
+        description="Valkey's or Redis's address: valkey://user:password@host:6379/0, valkeys:// for TLS, "
+        "valkey+cluster:// for a cluster",
+    )
+    store_replicas: int = Field(
+        0, ge=0, description="of Valkey's, that must have a response before it is acknowledged"
+    )
+    store_timeout_seconds: float = Field(
+        1.0, gt=0, description="for one answer of the store, and for those replicas"
+    )
+    store_deadline_seconds: float = Field(
+        10.0, gt=0, description="for a response to be stored, a failover of the store included"
+    )
+    store_tree_bytes: int = Field(
+        4 * MIB,
+        ge=64 * 1024,
+        description="of one conversation's tree; what does not fit begins another one",
+    )
+    store_tree_records: int = Field(2000, ge=2, description="the same in responses")
+    store_bytes: int = Field(
+        256 * MIB, ge=MIB, description="memory for stored responses: all, or those used lately"
+    )
     store_ttl_seconds: float = Field(
         86_400.0, gt=0, description="how long a stored response is kept after its last use"
     )
     conversations_bytes: int = Field(
         64 * MIB, ge=MIB, description="memory for conversations that have an id of their own"
+    )
+    memory_bytes: int = Field(
+        1024 * MIB,
+        ge=16 * MIB,
+        description="for all conversations in memory together, connections' own included",
+    )
+    memory_soft_mark: float = Field(
+        0.80, gt=0, le=1, description="the part of the process's memory at which caches give way"
+    )
+    memory_hard_mark: float = Field(
+        0.92, gt=0, le=1, description="the part of it from which on nothing new is accepted"
     )
     connection_cache_bytes: int = Field(
         32 * MIB, ge=MIB, description="memory for the responses of one connection"
@@ -110,8 +171,9 @@ class Config(BaseSettings):
 
     sealing_keys_file: Path | None = Field(
         None,
-        description="keys for what clients keep in sealed form (compactions, reasoning): 32 bytes each in "
-        "base64, one a line, the newest first; without it a key that a restart forgets",
+        description="keys for what clients keep in sealed form (compactions, reasoning) and for what is "
+        "stored: 32 bytes each in base64, one a line, the newest first ('turnwire keys sealing' makes "
+        "one); without it a key that a restart forgets",
     )
     compactor: str = Field(
         "model",
@@ -134,6 +196,9 @@ class Config(BaseSettings):
     )
     moderation_api_key: SecretStr | None = Field(None, description="that server's API key")
     moderation_deadline_seconds: float = Field(10.0, gt=0, description="for that server to answer")
+    moderation_embedded: bool = Field(
+        default=False, description="a classifier in this process that needs nothing else"
+    )
     verdict_cache_bytes: int = Field(
         4 * MIB, ge=0, description="memory for the verdicts on one tenant's items; 0 is none"
     )
@@ -171,6 +236,16 @@ class Config(BaseSettings):
     stall_seconds: float = Field(
         600.0, gt=0, description="silence of a model before its turn fails"
     )
+    grace_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="that a response with store=true goes on without its client, to be picked up again",
+    )
+    journal: str = Field(
+        "none",
+        description="where ended turns are written down: none, stdout, a file's path, or an OTLP "
+        "endpoint's URL: docs/journal.md",
+    )
     drain_seconds: float = Field(30.0, ge=0, description="for turns to finish when stopping")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
@@ -178,7 +253,7 @@ class Config(BaseSettings):
         "auto", description="auto: console on a terminal, JSON otherwise"
     )
 
-    @field_validator("allowed_origins", "allowed_hosts", mode="before")
+    @field_validator("allowed_origins", "allowed_hosts", "jwt_algorithms", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read a comma-separated list."""

@@ -15,8 +15,10 @@ from typing import Protocol
 from service import ids
 from service.cache import Bounds, NodeCache
 from service.conversation import Node
-from service.errors import Ending, ModelError, Refusal, SessionError
+from service.errors import Ending, ModelError, RateLimited, Refusal, SessionError
+from service.identity import Identity
 from service.limits import MIB
+from service.memory import Memory
 from service.metrics import Metrics, TransportMetrics
 from service.session import (
     Begin,
@@ -32,6 +34,7 @@ from service.session import (
     addressed,
 )
 from service.steering import required_input
+from service.tenants import Tenants
 from service.turns.run import Run
 from service.turns.runner import Outcome, Runner
 from turnwire.delta import Event
@@ -41,7 +44,6 @@ _JITTER = 0.05
 """Connections that opened together do not all reconnect together."""
 _OLD = "This connection has reached its age limit. Reconnect and continue."
 GOING_AWAY = "The server is going away. Reconnect and continue."
-_CUT = ModelError("server_error", "The server is going away and could not wait for the response.")
 
 
 class Sink(Protocol):
@@ -66,6 +68,8 @@ class Host(Protocol):
 
     runner: Runner
     metrics: Metrics
+    tenants: Tenants
+    memory: Memory
 
     def left(self, connection: "Connection") -> None:
         """Forget a connection that has ended."""
@@ -100,6 +104,8 @@ class Connection:
         "_tasks",
         "_timer",
         "_turns",
+        "account",
+        "caller",
         "interruption",
         "metrics",
         "tenant",
@@ -107,13 +113,15 @@ class Connection:
 
     def __init__(
         self,
-        tenant: str,
+        caller: Identity,
         sink: Sink,
         host: Host,
         metrics: TransportMetrics,
         limits: ConnectionLimits,
     ) -> None:
-        self.tenant = tenant
+        self.caller = caller
+        self.tenant = caller.tenant
+        self.account = host.tenants.of(caller.tenant)
         self.metrics = metrics
         self.interruption: ModelError | None = None
         self._host = host
@@ -135,7 +143,7 @@ class Connection:
 
     def receive(self, event: events_pb2.ClientEvent) -> None:
         """Take a client's event. Whatever it leads to is pushed into the sink, now or later."""
-        if self._closed is None:
+        if self._closed is None and self._afford(event):
             self._perform(self._session.receive(event))
 
     def refuse(self, refusal: Refusal, stream_id: str | None = None) -> None:
@@ -147,14 +155,14 @@ class Connection:
         if self._closed is None:
             self._perform(self._session.leave(ending, message))
 
-    async def cut(self) -> None:
-        """End the connection now; turns that run fail, and their client is told."""
-        self.interruption = _CUT
+    async def cut(self, error: ModelError, ending: SessionError) -> None:
+        """End the connection now; turns that run fail of this error, and their client is told."""
+        self.interruption = error
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sink.end(SessionError(Ending.DRAIN, GOING_AWAY))
+        self._sink.end(ending)
 
     async def finished(self) -> None:
         """Return when no turn runs or waits."""
@@ -187,7 +195,7 @@ class Connection:
             return
         if self._cache is None:
             bounds = Bounds(budget=self._limits.cache_bytes)
-            self._cache = NodeCache(bounds, time.monotonic, self._count_eviction)
+            self._cache = self._host.memory.cache(NodeCache, bounds, self._count_eviction)
         self._cache.put(node)
 
     def forget(self, response_id: str) -> None:
@@ -218,6 +226,17 @@ class Connection:
         """Return when the client is no longer behind."""
         if self._sink.congested:
             await self._sink.drained()
+
+    def _afford(self, event: events_pb2.ClientEvent) -> bool:
+        """Count what a client sends to be answered; tell whether its tenant may have that."""
+        if not event.HasField("create"):
+            return True
+        try:
+            self.account.take(event.ByteSize())
+        except RateLimited as refusal:
+            self.refuse(refusal, event.stream_id if event.HasField("stream_id") else None)
+            return False
+        return True
 
     def _perform(self, step: Step) -> None:
         """Do what the rules decided; a client that is gone, or is cut in the middle, gets no more."""

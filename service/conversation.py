@@ -165,7 +165,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class DurableNode(Node):
-    """A node that may be stored. Only these are accepted by a `Store`: `store: false` has no way in."""
+    """A node that may be stored. Only these are accepted by a `Store`: `store: false` has no way in.
+
+    One that was fetched to be continued may come without its response, one that was fetched to be
+    shown without what it continues.
+    """
 
     response_data: bytes
     """The response, serialised: what can be retrieved."""
@@ -173,6 +177,10 @@ class DurableNode(Node):
     """How its events were cut, serialised: a `Trace`."""
     continuable: bool = True
     """Whether it can be continued: what failed or was cancelled can only be retrieved."""
+    pinned: bool = False
+    """Whether a conversation stands on it: deleting the response leaves it what was said."""
+    crowded: bool = False
+    """Whether its tree has no room for more: what continues it begins a tree of its own."""
 
     @property
     def response(self) -> responses_pb2.Response:

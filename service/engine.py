@@ -10,20 +10,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from service.audit import Journal, NoJournal
 from service.background import Background
 from service.compaction import Compactions, Compactor
 from service.compaction.compactors import ModelCompactor
 from service.connection import GOING_AWAY, Connection, ConnectionLimits, Sink
 from service.conversations import Conversations
 from service.conversations.tips import Tips
-from service.errors import Ending, Overloaded, RateLimited
+from service.errors import Ending, ModelError, Overloaded, RateLimited, SessionError
+from service.identity import Anonymous, Identities, Identity
 from service.limits import MIB, TurnLimits
+from service.memory import Memory, Pressure
 from service.metrics import Metrics, TransportMetrics
 from service.moderation import Classifier, Moderator, VerdictCache
 from service.responses import Responses
 from service.router import Router
 from service.sealing import Seal
-from service.store import ConversationStore, Store
+from service.store import Cells, ConversationStore, Store
+from service.tenants import Tenants
 from service.turns.live import Live
 from service.turns.plan import Means
 from service.turns.runner import Runner, State
@@ -32,7 +36,14 @@ from turnwire.v1 import session_service_pb2 as rpc
 
 _HOUSEKEEPING = 15.0
 """Seconds between two looks at what has become too old."""
+_WATCH = 1.0
+"""Seconds between two looks at what must not wait: memory, and credentials that are no longer good."""
 _BACKGROUND = "background"
+_CUT = ModelError("server_error", "The server is going away and could not wait for the response.")
+_DRAINED = SessionError(Ending.DRAIN, GOING_AWAY)
+_OUTCAST = ModelError("invalid_api_key", "The credential was revoked while the response was made.")
+_REVOKED = SessionError(Ending.REVOKED, "The credential is no longer good. Reconnect with another.")
+_EXPIRED = "The credential has expired. Reconnect with a new one and continue."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +64,12 @@ class Stores:
 
     responses: Store
     conversations: ConversationStore
+    cells: Cells
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
-    """What is done with conversations beside generating."""
+    """What the operator wants to be done beside generating."""
 
     seal: Seal = field(default_factory=Seal.ephemeral)
     """Closes what clients keep for us."""
@@ -66,6 +78,14 @@ class Policies:
     """What input and output can be screened with."""
     verdict_bytes: int = 4 * MIB
     """Memory for the verdicts of one tenant."""
+    identities: Identities = field(default_factory=Anonymous)
+    """Says whether who opened a connection may still have it."""
+    tenants: Tenants = field(default_factory=Tenants)
+    """What each tenant may have."""
+    journal: Journal = field(default_factory=NoJournal)
+    """Where ended turns are written down."""
+    memory: Memory = field(default_factory=Memory)
+    """What all conversations are held in."""
 
 
 class Engine:
@@ -81,6 +101,9 @@ class Engine:
     ) -> None:
         self.limits = limits
         self.metrics = metrics
+        self.tenants = policies.tenants
+        self.memory = policies.memory
+        self._identities = policies.identities
         compactions = Compactions(policies.seal)
         means = Means(compactions, policies.compactor, limits.turn)
         self._stores = stores
@@ -99,12 +122,18 @@ class Engine:
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
+        self._expelled: set[asyncio.Task[None]] = set()
         self._keep_house()
+        self._watch()
 
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome."""
-        return not self._draining and self._clients < self.limits.connections
+        return (
+            not self._draining
+            and self._clients < self.limits.connections
+            and self.memory.pressure < Pressure.HARD
+        )
 
     @property
     def _clients(self) -> int:
@@ -119,20 +148,27 @@ class Engine:
         ]
         return rpc.ListModelsResponse(object="list", models=models)
 
-    def connect(self, tenant: str, transport: str, sink: Sink) -> Connection:
-        """Open a connection. Raises `Overloaded` when there are too many, or while draining."""
+    def connect(self, caller: Identity, transport: str, sink: Sink) -> Connection:
+        """Open a connection.
+
+        Raises `Overloaded` when there are too many, or too little memory, or while draining, and
+        `RateLimited` when the tenant has as many as it may.
+        """
         metrics = self._metrics_of(transport)
         self._check_not_draining(metrics)
-        if self._clients >= self.limits.connections:
+        self._check_room(metrics)
+        try:
+            self.tenants.of(caller.tenant).open()
+        except RateLimited:
             metrics.connected("limit")
-            raise Overloaded("server_is_overloaded", "Too many connections. Try again later.")
-        return self._open(Connection(tenant, sink, self, metrics, self.limits.connection))
+            raise
+        return self._open(Connection(caller, sink, self, metrics, self.limits.connection))
 
     async def start(
-        self, tenant: str, create: responses_pb2.CreateResponse
+        self, caller: Identity, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         """Have a response made in the background; return it as it begins. Raises `Refusal`."""
-        if self._in_background[tenant] >= self.limits.background:
+        if self._in_background[caller.tenant] >= self.limits.background:
             raise RateLimited(
                 f"{self.limits.background} responses are being made in the background already. "
                 "Wait for some of them."
@@ -142,8 +178,8 @@ class Engine:
         usual = self.limits.connection
         session = dataclasses.replace(usual.session, background=True)
         limits, background = dataclasses.replace(usual, session=session), Background()
-        connection = self._open(Connection(tenant, background, self, metrics, limits))
-        self._in_background[tenant] += 1
+        connection = self._open(Connection(caller, background, self, metrics, limits))
+        self._in_background[caller.tenant] += 1
         return await background.begin(connection, create)
 
     def admit(self) -> None:
@@ -164,6 +200,8 @@ class Engine:
         self._connections.discard(connection)
         if connection.metrics is self._metrics_of(_BACKGROUND):
             self._in_background[connection.tenant] -= 1
+        else:
+            connection.account.close()
         if not self._connections:
             self._empty.set()
 
@@ -171,6 +209,7 @@ class Engine:
         """Let every connection go at its next turn boundary, and cut what is left after `grace` seconds."""
         self._draining = True
         self._timer.cancel()
+        self._watching.cancel()
         self.metrics.draining.set(1)
         for connection in list(self._connections):
             connection.leave(Ending.DRAIN, GOING_AWAY)
@@ -178,8 +217,14 @@ class Engine:
             async with asyncio.timeout(grace):
                 await self._empty.wait()
         except TimeoutError:
-            cut = [connection.cut() for connection in list(self._connections)]
+            cut = [connection.cut(_CUT, _DRAINED) for connection in list(self._connections)]
             await asyncio.gather(*cut)
+
+    def _check_room(self, metrics: TransportMetrics) -> None:
+        if self._clients < self.limits.connections and self.memory.pressure < Pressure.HARD:
+            return
+        metrics.connected("limit")
+        raise Overloaded("server_is_overloaded", "Too many connections. Try again later.")
 
     def _check_not_draining(self, metrics: TransportMetrics) -> None:
         if self._draining:
@@ -210,3 +255,19 @@ class Engine:
         self._stores.responses.expire()
         self.conversations.expire()
         self._keep_house()
+
+    def _watch(self) -> None:
+        self.memory.look()
+        for connection in list(self._connections):
+            if not self._identities.holds(connection.caller):
+                self._expel(connection)
+        self._watching = asyncio.get_running_loop().call_later(_WATCH, self._watch)
+
+    def _expel(self, connection: Connection) -> None:
+        """Let a connection go whose client may no longer have it: at once, if that was taken from it."""
+        if time.time() >= connection.caller.expires:
+            connection.leave(Ending.REVOKED, _EXPIRED)
+            return
+        cutting = asyncio.get_running_loop().create_task(connection.cut(_OUTCAST, _REVOKED))
+        self._expelled.add(cutting)
+        cutting.add_done_callback(self._expelled.discard)

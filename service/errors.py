@@ -168,6 +168,7 @@ class Ending(enum.Enum):
     INVALID_FRAME = "invalid_frame"
     POLICY = "policy_violation"
     SLOW_READER = "slow_reader"
+    REVOKED = "credential_revoked"
     IDLE = "idle_timeout"
     AGE = "connection_age"
     DRAIN = "draining"

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LIFETIMES = (1, 5, 15, 60, 300, 900, 1800, 3300, 3600, 7200)
 _TURNS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_STORE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _ABORTS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
 
@@ -22,6 +24,11 @@ class Metrics:
         self._define_turns()
         self._define_tokens()
         self._define_state()
+        self._define_store()
+        self._define_memory()
+        self._define_tenants()
+        self._define_recovery()
+        self._define_journal()
         self._define_moderation()
         self._define_servers()
 
@@ -105,6 +112,87 @@ class Metrics:
         )
         self.cache_entries = self._gauge(
             "turnwire_cache_entries", "Responses held, by layer.", ["layer"]
+        )
+
+    def _define_store(self) -> None:
+        self.store_operations = self._counter(
+            "turnwire_store_operations_total",
+            "What the store was asked to do, by how that ended.",
+            ["operation", "result"],
+        )
+        self.store_seconds = self._histogram(
+            "turnwire_store_operation_seconds",
+            "How long the store took.",
+            ["operation"],
+            buckets=_STORE_SECONDS,
+        )
+        self.store_acknowledged = self._counter(
+            "turnwire_store_acknowledged_total",
+            "Responses that were stored, by whether as durably as asked.",
+            ["level"],
+        )
+        self.store_tampered = self._counter(
+            "turnwire_store_tampered_total",
+            "Records that could not be opened: they count as absent.",
+        )
+        self.store_circuit_open = self._gauge(
+            "turnwire_store_circuit_open", "1 while the store is left alone because it failed."
+        )
+        self.hydrated_records = self._histogram(
+            "turnwire_hydrated_records",
+            "Responses that were fetched from the store to continue one.",
+            buckets=_RECORDS,
+        )
+        self.flights_shared = self._counter(
+            "turnwire_hydrations_shared_total", "Hydrations that waited for another's instead."
+        )
+
+    def _define_memory(self) -> None:
+        self.memory_bytes = self._gauge(
+            "turnwire_memory_bytes",
+            "The process's memory: held by conversations, resident, and the most it may have.",
+            ["kind"],
+        )
+        self.memory_pressure = self._gauge(
+            "turnwire_memory_pressure", "0, 1 from the soft mark on, 2 from the hard mark on."
+        )
+
+    def _define_tenants(self) -> None:
+        self.tenant_refusals = self._counter(
+            "turnwire_tenant_refusals_total",
+            "Requests that were refused because their tenant had enough, by what of.",
+            ["limit"],
+        )
+        self.identifications = self._counter(
+            "turnwire_identifications_total",
+            "Credentials that were shown, by kind and what became of it.",
+            ["method", "result"],
+        )
+        self.revocations = self._counter(
+            "turnwire_revocations_total",
+            "Connections that ended because their credential was no longer good.",
+        )
+
+    def _define_recovery(self) -> None:
+        self.detached_turns = self._gauge(
+            "turnwire_detached_turns", "Turns that go on without their client now."
+        )
+        self.detached = self._counter(
+            "turnwire_detachments_total",
+            "Turns that went on without their client, by how that ended.",
+            ["outcome"],
+        )
+        self.repeated = self._counter(
+            "turnwire_idempotent_creates_total",
+            "Creates with an idempotency key, by whether they were the first.",
+            ["result"],
+        )
+
+    def _define_journal(self) -> None:
+        self.journal_entries = self._counter(
+            "turnwire_journal_entries_total",
+            "Ended turns that were to be written down, by what became of it.",
+            ["result"],
         )
 
     def _define_moderation(self) -> None:

@@ -128,7 +128,7 @@ class Responses:
         )
 
     async def _stored(self, tenant: str, response_id: str) -> DurableNode:
-        if node := await self._state.store.get(tenant, response_id):
+        if node := await self._state.store.retrieve(tenant, response_id):
             return node
         raise _not_found(response_id)
 

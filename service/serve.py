@@ -30,7 +30,8 @@ from service.cache import Bounds, NodeCache, SegmentCache
 from service.compaction.compactors import Budget, compactor
 from service.config import Config
 from service.engine import Engine, Policies, Stores
-from service.keys import Anonymous, KeyFile, Keys
+from service.identity import Anonymous, Identities
+from service.identity.keys import KeyFile
 from service.metrics import Metrics
 from service.moderation import Classifier
 from service.moderation.remote import RemoteClassifier
@@ -43,7 +44,7 @@ from service.servers.adapters import Adapters
 from service.servers.detection import name_of, usual_url
 from service.servers.file import read
 from service.servers.fleet import Fleet
-from service.store.memory import MemoryConversations, MemoryStore
+from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 from transports.health import serve_health
 from transports.http import Address
 from transports.operations import serve_operations
@@ -76,7 +77,7 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    metrics, keys = Metrics(registry), _keys(config)
+    metrics, identities = Metrics(registry), _identities(config)
     _compile_codec()
     async with AsyncExitStack() as stack:
         router = Router(aliases=roster.aliases)
@@ -89,7 +90,7 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
             stack.callback(classifier.close)
         limits = config.engine_limits()
         engine = Engine(router, _stores(config, metrics), metrics, limits, policies)
-        service = await _listen(config, engine, keys, stack)
+        service = await _listen(config, engine, identities, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
 
@@ -150,7 +151,9 @@ def embedded(config: Config, weights: Path) -> Roster:
     return in_process(Embedded.kind, functools.partial(Embedded, model))
 
 
-async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitStack) -> Service:
+async def _listen(
+    config: Config, engine: Engine, identities: Identities, stack: AsyncExitStack
+) -> Service:
     """Open all ports. What accepts clients opens last and closes first; until then nobody is sent here."""
     limits, registry, opened = config.limits(), engine.metrics.registry, asyncio.Event()
 
@@ -161,9 +164,9 @@ async def _listen(config: Config, engine: Engine, keys: Keys, stack: AsyncExitSt
     stack.push_async_callback(operations.stop)
     health = await serve_health(ready, config.health_address)
     stack.push_async_callback(health.stop, 0)
-    grpc = await transports.grpc.serve(engine, keys, limits, config.grpc_address)
+    grpc = await transports.grpc.serve(engine, identities, limits, config.grpc_address)
     stack.push_async_callback(grpc.stop, _STOP_SECONDS)
-    http = await transports.http.serve(engine, keys, limits, _address(config.http_address))
+    http = await transports.http.serve(engine, identities, limits, _address(config.http_address))
     stack.push_async_callback(http.stop)
     opened.set()
     return Service(
@@ -186,6 +189,7 @@ def _stores(config: Config, metrics: Metrics) -> Stores:
                 SegmentCache, _bounds(config, config.conversations_bytes), metrics, "conversations"
             )
         ),
+        cells=MemoryCells(time.monotonic),
     )
 
 
@@ -226,7 +230,7 @@ def _classifiers(config: Config) -> Iterator[Classifier]:
         yield RemoteClassifier(config.moderation_model, http, config.moderation_deadline_seconds)
 
 
-def _keys(config: Config) -> Keys:
+def _identities(config: Config) -> Identities:
     return KeyFile.read(config.api_keys_file) if config.api_keys_file else Anonymous()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from service.errors import RateLimited, Unauthenticated
+from service.identity import Identity
 
 LIFETIME: Final = 60
 """Seconds until a ticket that nobody has used is worth nothing."""
@@ -22,7 +23,7 @@ MOST: Final = 1024
 
 
 class _Issued(NamedTuple):
-    tenant: str
+    caller: Identity
     expires: float
 
 
@@ -37,28 +38,28 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._issued)
 
-    def issue(self, tenant: str) -> str:
+    def issue(self, caller: Identity) -> str:
         """Return a new ticket. Raises `RateLimited` if the tenant has too many unused ones."""
         self._expire()
-        if self._outstanding[tenant] >= MOST:
+        if self._outstanding[caller.tenant] >= MOST:
             raise RateLimited(
                 f"{MOST} tickets are unused. Ask for one when a page is about to connect; "
                 f"unused ones expire after {LIFETIME} seconds."
             )
         ticket = secrets.token_urlsafe(32)
-        self._issued[_digest(ticket)] = _Issued(tenant, self._clock() + LIFETIME)
-        self._outstanding[tenant] += 1
+        self._issued[_digest(ticket)] = _Issued(caller, self._clock() + LIFETIME)
+        self._outstanding[caller.tenant] += 1
         return ticket
 
-    def redeem(self, ticket: str) -> str:
-        """Return the ticket's tenant, this once. Raises `Unauthenticated`, always alike."""
+    def redeem(self, ticket: str) -> Identity:
+        """Return who asked for the ticket, this once. Raises `Unauthenticated`, always alike."""
         issued = self._issued.pop(_digest(ticket), None)
         if issued is None:
             raise Unauthenticated
         self._forget(issued)
         if self._clock() >= issued.expires:
             raise Unauthenticated
-        return issued.tenant
+        return issued.caller
 
     def _expire(self) -> None:
         """Drop what has expired: as all tickets live equally long, the oldest come first."""
@@ -67,9 +68,9 @@ class Tickets:
             self._forget(self._issued.popitem(last=False)[1])
 
     def _forget(self, issued: _Issued) -> None:
-        self._outstanding[issued.tenant] -= 1
-        if not self._outstanding[issued.tenant]:
-            del self._outstanding[issued.tenant]
+        self._outstanding[issued.caller.tenant] -= 1
+        if not self._outstanding[issued.caller.tenant]:
+            del self._outstanding[issued.caller.tenant]
 
 
 def _digest(ticket: str) -> bytes:

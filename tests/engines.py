@@ -9,7 +9,7 @@ from service.cache import Bounds, NodeCache, SegmentCache
 from service.engine import Engine, EngineLimits, Policies, Stores
 from service.metrics import Metrics
 from service.router import Router
-from service.store.memory import MemoryConversations, MemoryStore
+from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 
 
 def stores(budget: int = 1 << 26) -> Stores:
@@ -17,6 +17,7 @@ def stores(budget: int = 1 << 26) -> Stores:
     return Stores(
         responses=MemoryStore(NodeCache(bounds, time.monotonic)),
         conversations=MemoryConversations(SegmentCache(bounds, time.monotonic)),
+        cells=MemoryCells(time.monotonic),
     )
 
 

@@ -13,7 +13,7 @@ from websockets.http11 import Response
 
 from service.engine import Engine
 from service.errors import Forbidden, Refusal
-from service.keys import Anonymous, Keys
+from service.identity import Identities
 from service.limits import Limits
 from service.tickets import Tickets
 from transports.keepalive import Wheel
@@ -27,7 +27,7 @@ class Endpoint:
     """What the connections of one server share."""
 
     engine: Engine
-    keys: Keys
+    identities: Identities
     limits: Limits
     wheel: Wheel
     tickets: Tickets = field(default_factory=Tickets)
@@ -41,7 +41,7 @@ class Endpoint:
         """
         if not set(origins) <= set(self.limits.allowed_origins):
             raise _foreign_page()
-        if isinstance(self.keys, Anonymous) and not self._is_ours(hosts):
+        if self.identities.anonymous and not self._is_ours(hosts):
             raise _foreign_name()
 
     def _is_ours(self, hosts: Sequence[str]) -> bool:

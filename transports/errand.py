@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from service.engine import Engine
 from service.errors import Ending, Overloaded, SessionError
+from service.identity import Identity
 from turnwire.delta import Event
 
 T = TypeVar("T")
@@ -49,11 +50,11 @@ class Errand:
 
 
 async def run_errand(
-    engine: Engine, tenant: str, transport: str, work: Callable[[], Awaitable[T]]
+    engine: Engine, caller: Identity, transport: str, work: Callable[[], Awaitable[T]]
 ) -> T:
     """Do work as long as the engine lets it. Raises `Overloaded` where it is full or goes away."""
     errand = Errand()
-    connection = engine.connect(tenant, transport, errand)
+    connection = engine.connect(caller, transport, errand)
     try:
         return await errand.run(work)
     finally:

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from service.connection import Connection
 from service.engine import Engine
 from service.errors import Ending, SessionError, Unauthenticated
-from service.keys import Keys
+from service.identity import Identities, Identity
 from service.limits import Limits
 from service.paging import Page
 from transports import grpc_conversations
@@ -30,14 +30,14 @@ from turnwire.v1 import session_service_pb2 as rpc
 NAME = rpc.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
-async def serve(engine: Engine, keys: Keys, limits: Limits, address: str) -> GrpcServer:
+async def serve(engine: Engine, identities: Identities, limits: Limits, address: str) -> GrpcServer:
     """Serve sessions, conversations, health and reflection on `host:port`."""
 
     def ready() -> bool:
         return engine.ready
 
     names = (NAME, grpc_conversations.NAME)
-    calls = Calls(engine, keys, limits)
+    calls = Calls(engine, identities, limits)
     handlers = [
         SessionService(engine, calls, limits).handler(),
         ConversationService(engine, calls).handler(),
@@ -80,13 +80,13 @@ class SessionService:
     def _open(self, stream: Stream, context: Context) -> Connection:
         """Open a connection. Raises `Refusal`, of which its being no connection is counted here."""
         try:
-            return self._engine.connect(self._calls.tenant_of(context), "grpc", stream)
+            return self._engine.connect(self._calls.caller_of(context), "grpc", stream)
         except Unauthenticated as refusal:
             count_rejected(self._engine, "grpc", refusal)
             raise
 
     async def _follow(self, data: bytes, context: Context) -> None:
-        tenant = self._calls.tenant_of(context)
+        tenant = self._calls.caller_of(context).tenant
         request = parse(rpc.FollowRequest, data)
         after = request.starting_after if request.HasField("starting_after") else None
         events = await follow(self._engine, tenant, request.response_id, after)
@@ -112,41 +112,41 @@ class SessionService:
             text = "The client reads too slowly. Follow the response again, and read."
             raise SessionError(Ending.SLOW_READER, text) from None
 
-    async def _start(self, tenant: str, request: rpc.StartRequest) -> rpc.StartResponse:
+    async def _start(self, caller: Identity, request: rpc.StartRequest) -> rpc.StartResponse:
         create = as_json(request.create)
         create.settings.background = True
-        return rpc.StartResponse(response=await self._engine.start(tenant, create))
+        return rpc.StartResponse(response=await self._engine.start(caller, create))
 
-    async def _get(self, tenant: str, request: rpc.GetRequest) -> rpc.GetResponse:
-        response = await self._engine.responses.get(tenant, request.response_id)
+    async def _get(self, caller: Identity, request: rpc.GetRequest) -> rpc.GetResponse:
+        response = await self._engine.responses.get(caller.tenant, request.response_id)
         return rpc.GetResponse(response=response)
 
-    async def _delete(self, tenant: str, request: rpc.DeleteRequest) -> rpc.DeleteResponse:
-        return await self._engine.responses.delete(tenant, request.response_id)
+    async def _delete(self, caller: Identity, request: rpc.DeleteRequest) -> rpc.DeleteResponse:
+        return await self._engine.responses.delete(caller.tenant, request.response_id)
 
-    async def _cancel(self, tenant: str, request: rpc.CancelRequest) -> rpc.CancelResponse:
-        response = await self._engine.responses.cancel(tenant, request.response_id)
+    async def _cancel(self, caller: Identity, request: rpc.CancelRequest) -> rpc.CancelResponse:
+        response = await self._engine.responses.cancel(caller.tenant, request.response_id)
         return rpc.CancelResponse(response=response)
 
     async def _list_input_items(
-        self, tenant: str, request: rpc.ListInputItemsRequest
+        self, caller: Identity, request: rpc.ListInputItemsRequest
     ) -> rpc.ListInputItemsResponse:
         page = Page(request.after, request.limit, request.order)
-        items = await self._engine.responses.input_items(tenant, request.response_id, page)
+        items = await self._engine.responses.input_items(caller.tenant, request.response_id, page)
         return rpc.ListInputItemsResponse(list=items)
 
-    async def _compact(self, tenant: str, request: rpc.CompactRequest) -> rpc.CompactResponse:
+    async def _compact(self, caller: Identity, request: rpc.CompactRequest) -> rpc.CompactResponse:
         create = as_json(request.create)
 
         async def compact() -> rpc.CompactResponse:
-            return await self._engine.responses.compact(tenant, create)
+            return await self._engine.responses.compact(caller.tenant, create)
 
-        return await run_errand(self._engine, tenant, "grpc", compact)
+        return await run_errand(self._engine, caller, "grpc", compact)
 
     async def _list_models(
-        self, tenant: str, request: rpc.ListModelsRequest
+        self, caller: Identity, request: rpc.ListModelsRequest
     ) -> rpc.ListModelsResponse:
-        del tenant, request
+        del caller, request
         return self._engine.models()
 
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from service.engine import Engine
 from service.errors import Ending, Failed, Refusal, SessionError, Unauthenticated
-from service.keys import Keys
+from service.identity import Credentials, Identities, Identity
 from service.limits import Limits
 from transports.grpc_stream import Context, parse
 from transports.large_answers import LargeAnswers, encoded, is_large
@@ -44,20 +44,20 @@ _logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Calls:
     """Makes calls of what answers them: says in gRPC's words how one failed, and counts it."""
 
-    def __init__(self, engine: Engine, keys: Keys, limits: Limits) -> None:
+    def __init__(self, engine: Engine, identities: Identities, limits: Limits) -> None:
         self._engine = engine
-        self._keys = keys
+        self._identities = identities
         self._most = limits.message_bytes
         self._large_answers = LargeAnswers()
 
     def unary(
-        self, kind: type[M], call: Callable[[str, M], Awaitable[Message]]
+        self, kind: type[M], call: Callable[[Identity, M], Awaitable[Message]]
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Offer a call that takes one message and returns one. `call` takes the caller's tenant too."""
+        """Offer a call that takes one message and returns one. `call` takes the caller too."""
         return self._unary(kind, call, self._most)
 
     def small_unary(
-        self, kind: type[M], call: Callable[[str, M], Awaitable[Message]]
+        self, kind: type[M], call: Callable[[Identity, M], Awaitable[Message]]
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Offer such a call that takes few items, of which some may be images."""
         return self._unary(kind, call, min(SMALL, self._most))
@@ -78,24 +78,25 @@ class Calls:
 
         return answer
 
-    def tenant_of(self, context: Context) -> str:
+    def caller_of(self, context: Context) -> Identity:
         """Return whose call it is. Raises `Unauthenticated`, also for one who has two keys."""
         metadata = context.invocation_metadata() or ()
         authorizations = [str(value) for key, value in metadata if key == "authorization"]
         if len(authorizations) > 1:
             raise Unauthenticated
-        return self._keys.tenant_of(authorizations[0] if authorizations else None)
+        credentials = Credentials(authorizations[0] if authorizations else None)
+        return self._identities.identify(credentials)
 
     def _unary(
-        self, kind: type[M], call: Callable[[str, M], Awaitable[Message]], most: int
+        self, kind: type[M], call: Callable[[Identity, M], Awaitable[Message]], most: int
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         async def answer(data: bytes, context: Context) -> bytes:
-            tenant = self.tenant_of(context)
+            caller = self.caller_of(context)
             if len(data) > most:
                 raise MessageTooLarge(f"{most} bytes")
-            message = await call(tenant, parse(kind, data))
+            message = await call(caller, parse(kind, data))
             if is_large(message):
-                return await self._large(message, tenant, context)
+                return await self._large(message, caller.tenant, context)
             return message.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(self.answering(answer))

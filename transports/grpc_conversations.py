@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from service.engine import Engine
 from service.errors import Refusal
+from service.identity import Identity
 from service.paging import Page
 from transports.grpc_calls import Calls, as_json
 from turnwire.v1 import conversation_service_pb2 as rpc
@@ -40,57 +41,59 @@ class ConversationService:
         return grpc.method_handlers_generic_handler(NAME, calls)
 
     async def _create(
-        self, tenant: str, request: rpc.CreateConversationRequest
+        self, caller: Identity, request: rpc.CreateConversationRequest
     ) -> rpc.CreateConversationResponse:
         self._engine.admit()
         _check_count(request.items)
-        conversation = await self._conversations.create(tenant, as_json(request))
+        conversation = await self._conversations.create(caller.tenant, as_json(request))
         return rpc.CreateConversationResponse(conversation=conversation)
 
     async def _get(
-        self, tenant: str, request: rpc.GetConversationRequest
+        self, caller: Identity, request: rpc.GetConversationRequest
     ) -> rpc.GetConversationResponse:
-        conversation = await self._conversations.get(tenant, request.conversation_id)
+        conversation = await self._conversations.get(caller.tenant, request.conversation_id)
         return rpc.GetConversationResponse(conversation=conversation)
 
     async def _update(
-        self, tenant: str, request: rpc.UpdateConversationRequest
+        self, caller: Identity, request: rpc.UpdateConversationRequest
     ) -> rpc.UpdateConversationResponse:
         self._engine.admit()
-        conversation = await self._conversations.update(tenant, as_json(request))
+        conversation = await self._conversations.update(caller.tenant, as_json(request))
         return rpc.UpdateConversationResponse(conversation=conversation)
 
     async def _delete(
-        self, tenant: str, request: rpc.DeleteConversationRequest
+        self, caller: Identity, request: rpc.DeleteConversationRequest
     ) -> rpc.DeleteConversationResponse:
         self._engine.admit()
-        return await self._conversations.delete(tenant, request.conversation_id)
+        return await self._conversations.delete(caller.tenant, request.conversation_id)
 
     async def _create_items(
-        self, tenant: str, request: rpc.CreateItemsRequest
+        self, caller: Identity, request: rpc.CreateItemsRequest
     ) -> rpc.CreateItemsResponse:
         self._engine.admit()
         _check_count(request.items)
-        added = await self._conversations.add_items(tenant, as_json(request))
+        added = await self._conversations.add_items(caller.tenant, as_json(request))
         return rpc.CreateItemsResponse(list=added)
 
     async def _list_items(
-        self, tenant: str, request: rpc.ListItemsRequest
+        self, caller: Identity, request: rpc.ListItemsRequest
     ) -> rpc.ListItemsResponse:
         page = Page(request.after, request.limit, request.order)
-        items = await self._conversations.items(tenant, request.conversation_id, page)
+        items = await self._conversations.items(caller.tenant, request.conversation_id, page)
         return rpc.ListItemsResponse(list=items)
 
-    async def _get_item(self, tenant: str, request: rpc.GetItemRequest) -> rpc.GetItemResponse:
-        item = await self._conversations.item(tenant, request.conversation_id, request.item_id)
+    async def _get_item(self, caller: Identity, request: rpc.GetItemRequest) -> rpc.GetItemResponse:
+        item = await self._conversations.item(
+            caller.tenant, request.conversation_id, request.item_id
+        )
         return rpc.GetItemResponse(item=item)
 
     async def _delete_item(
-        self, tenant: str, request: rpc.DeleteItemRequest
+        self, caller: Identity, request: rpc.DeleteItemRequest
     ) -> rpc.DeleteItemResponse:
         self._engine.admit()
         names = (request.conversation_id, request.item_id)
-        conversation = await self._conversations.delete_item(tenant, *names)
+        conversation = await self._conversations.delete_item(caller.tenant, *names)
         return rpc.DeleteItemResponse(conversation=conversation)
 
 

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from service.engine import Engine
 from service.errors import Ending, Refusal
-from service.keys import Keys
+from service.identity import Identities
 from service.limits import Limits
 from transports.endpoint import Endpoint, plain_http
 from transports.http_api import api
@@ -88,10 +88,12 @@ class HttpServer:
         await self._server.shutdown()
 
 
-async def serve(engine: Engine, keys: Keys, limits: Limits, address: Address) -> HttpServer:
+async def serve(
+    engine: Engine, identities: Identities, limits: Limits, address: Address
+) -> HttpServer:
     """Serve the API, over WebSockets and HTTP."""
     warn_if_slow()
-    return await serve_endpoint(Endpoint(engine, keys, limits, wheel_for(limits)), address)
+    return await serve_endpoint(Endpoint(engine, identities, limits, wheel_for(limits)), address)
 
 
 async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:

@@ -86,13 +86,13 @@ class Responses:
         if create.settings.background:
             return await self._start(call, create)
         exchange = _streamed(call) if create.stream else _collected(call)
-        connection = self._engine.connect(call.tenant, "http", exchange)
+        connection = self._engine.connect(call.caller, "http", exchange)
         exchange.source = connection
         connection.receive(events_pb2.ClientEvent(create=create))
         return exchange
 
     async def _start(self, call: Call, create: responses_pb2.CreateResponse) -> ASGIApp:
-        response = await self._engine.start(call.tenant, create)
+        response = await self._engine.start(call.caller, create)
         if not create.stream:
             return call.said(response)
         return _played(call, await follow(self._engine, call.tenant, response.id, None))
@@ -123,7 +123,7 @@ class Responses:
             return await self._engine.responses.compact(call.tenant, create)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            work = run_errand(self._engine, call.tenant, "http", compact)
+            work = run_errand(self._engine, call.caller, "http", compact)
             await call.said(await while_there(receive, work))(scope, receive, send)
 
         return answer

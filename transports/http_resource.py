@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 
 from service.errors import Ending, Failed, NotFound, Refusal, Unauthenticated
+from service.identity import Credentials, Identity
 from service.limits import Limits
 from service.paging import Page
 from transports.endpoint import Endpoint
@@ -92,10 +93,15 @@ class Body:
 class Call:
     """A request of a tenant, as far as it has been read."""
 
-    tenant: str
+    caller: Identity
     request: Request
     body: Body
     endpoint: Endpoint
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.caller.tenant
 
     @property
     def limits(self) -> Limits:
@@ -188,18 +194,19 @@ class Resource:
             await reply.fail(scope, receive)
 
     async def _understand(self, request: Request, body: Body) -> ASGIApp:
-        tenant = self._admit(request.headers)
+        caller = self._admit(request.headers)
         if (handler := self._methods.get(request.method)) is None:
             raise MethodNotAllowed(", ".join(self._methods))
-        return await handler(Call(tenant, request, body, self._endpoint))
+        return await handler(Call(caller, request, body, self._endpoint))
 
-    def _admit(self, headers: Headers) -> str:
-        """Return the tenant that asks. Raises `Forbidden` or `Unauthenticated`."""
+    def _admit(self, headers: Headers) -> Identity:
+        """Return who asks. Raises `Forbidden` or `Unauthenticated`."""
         self._endpoint.screen(headers.getlist("Origin"), headers.getlist("Host"))
         authorizations = headers.getlist("Authorization")
         if len(authorizations) > 1:
             raise Unauthenticated
-        return self._endpoint.keys.tenant_of(authorizations[0] if authorizations else None)
+        credentials = Credentials(authorizations[0] if authorizations else None)
+        return self._endpoint.identities.identify(credentials)
 
     def _count(self, refusal: Refusal) -> None:
         count_refused(self._endpoint.engine, "http", refusal)

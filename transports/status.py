@@ -25,6 +25,7 @@ STATUS = {
     Ending.INVALID_FRAME: Status(1007, grpc.StatusCode.INVALID_ARGUMENT),
     Ending.POLICY: Status(1008, grpc.StatusCode.PERMISSION_DENIED),
     Ending.SLOW_READER: Status(1008, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    Ending.REVOKED: Status(1008, grpc.StatusCode.UNAUTHENTICATED),
     Ending.IDLE: Status(1001, grpc.StatusCode.DEADLINE_EXCEEDED),
     Ending.AGE: Status(1001, grpc.StatusCode.UNAVAILABLE),
     Ending.DRAIN: Status(1012, grpc.StatusCode.UNAVAILABLE),

@@ -25,7 +25,7 @@ def ticket_routes(endpoint: Endpoint) -> list[Route]:
     async def post(call: Call) -> ASGIApp:
         if not call.limits.allowed_origins:
             raise _no_pages()
-        ticket = endpoint.tickets.issue(call.tenant)
+        ticket = endpoint.tickets.issue(call.caller)
         expires_at = int(time.time()) + LIFETIME
         body = {"object": "ticket", "ticket": ticket, "expires_at": expires_at}
         return JSONResponse(body, headers=_NOT_TO_BE_KEPT)

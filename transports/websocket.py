@@ -211,11 +211,11 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         try:
-            tenant = admit(self._endpoint, request)
+            caller = admit(self._endpoint, request)
             response = self._wire.accept(request)
             if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
                 raise invalid_handshake()
-            self._connection = self._endpoint.engine.connect(tenant, "websocket", self)
+            self._connection = self._endpoint.engine.connect(caller, "websocket", self)
         except Refusal as refusal:
             self._turn_away(refusal)
         else:

@@ -13,19 +13,20 @@ from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
 
 from service.errors import NotFound, Refusal, Unauthenticated
+from service.identity import Credentials, Identity
 from transports.endpoint import PATHS, Endpoint
 
 SUBPROTOCOL: Final = "turnwire"
 TICKET_PREFIX: Final = "turnwire.ticket."
 
 
-def admit(endpoint: Endpoint, request: Request) -> str:
-    """Return the tenant that a handshake comes from. Raises `Refusal`."""
+def admit(endpoint: Endpoint, request: Request) -> Identity:
+    """Return whom a handshake comes from. Raises `Refusal`."""
     if request.path.partition("?")[0] not in PATHS:
         raise NotFound("not_found", f"Nothing is here. Connect to {PATHS[0]}.")
     headers = request.headers
     endpoint.screen(headers.get_all("Origin"), headers.get_all("Host"))
-    return _tenant(endpoint, headers)
+    return _caller(endpoint, headers)
 
 
 def agree(request: Request, response: Response) -> None:
@@ -39,16 +40,16 @@ def invalid_handshake() -> Refusal:
     return Refusal("invalid_handshake", "This is not a WebSocket handshake (RFC 6455, version 13).")
 
 
-def _tenant(endpoint: Endpoint, headers: Headers) -> str:
+def _caller(endpoint: Endpoint, headers: Headers) -> Identity:
     """Take one key, or one ticket from a page, or neither; never two of them."""
     offers = _offers(headers)
     tickets = [offer for offer in offers if offer.startswith(TICKET_PREFIX)]
     from_page = "Origin" in headers and SUBPROTOCOL in offers
     match headers.get_all("Authorization"), tickets:
         case [], []:
-            return endpoint.keys.tenant_of(None)
+            return endpoint.identities.identify(Credentials())
         case [authorization], []:
-            return endpoint.keys.tenant_of(authorization)
+            return endpoint.identities.identify(Credentials(authorization))
         case [], [ticket] if from_page:
             return endpoint.tickets.redeem(ticket.removeprefix(TICKET_PREFIX))
     raise Unauthenticated

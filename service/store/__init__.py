@@ -1,35 +1,68 @@
-"""Where stored responses and conversations live: a protocol each, a suite of tests each, several stores.
+"""Where what outlives connections is kept: a protocol each, a suite of tests each, several stores.
 
 Nodes are immutable: nothing is ever changed in place. A stored conversation is immutable too: what
 changes is which one is kept under its id. Whoever changes one says on which it builds, so that of two
 that change the same at once only one succeeds, on whatever replica they run. All ids are looked up
 within a tenant; absent, foreign and deleted are the same answer.
+
+Every method of a store may raise `StoreUnavailable`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.conversation import DurableNode, Link, Segment
+from service.errors import Overloaded, RateLimited
 
 _OVERHEAD = 1024
 """Bytes that a conversation weighs in Python beyond its contents, its lists of names included."""
+
+
+class StoreUnavailable(Overloaded):
+    """The store cannot be reached, or not as durably as it is to be written. Later it may work."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "store_unavailable",
+            "What is stored cannot be reached now. Try again later; with store=false a turn needs no "
+            "store, unless it continues a stored response.",
+        )
+
+
+class StoreFull(RateLimited):
+    """The tenant keeps as much as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "As much is stored as may be. Delete responses, wait until some expire, or send store=false."
+        )
+        self.code = "storage_quota_exceeded"
 
 
 class Store(Protocol):
     """Keeps the nodes of `store: true` responses."""
 
     async def get(self, tenant: str, response_id: str) -> DurableNode | None:
-        """Return a node with all it continues, or None."""
+        """Return a node to be continued, with all it continues, or None."""
 
-    async def put(self, node: DurableNode) -> None:
-        """Keep a node; it is durable when this returns.
+    async def retrieve(self, tenant: str, response_id: str) -> DurableNode | None:
+        """Return a node to be looked at, with its response, its trace and its own items, or None."""
 
-        One that is there already stays as it is: to keep another under its id, delete it first.
+    async def put(self, node: DurableNode) -> DurableNode:
+        """Keep a node; it is durable when this returns. Return it as it is to be continued.
+
+        One that is there already stays as it is. Raises `StoreFull`.
         """
 
+    async def amend(self, node: DurableNode) -> None:
+        """Keep a node, in the place of the one with its id if there is one: it failed once it was kept."""
+
     async def delete(self, tenant: str, response_id: str) -> bool:
-        """Forget a node; tell whether it was there."""
+        """Forget a node; tell whether it was there. What continued it can still be continued."""
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` at once if a put is known to fail now."""
 
     def expire(self) -> None:
         """Let go of what is too old. Called now and then; must be quick."""
@@ -85,13 +118,49 @@ class ConversationStore(Protocol):
         """Return a conversation with all its items, or None."""
 
     async def add(self, conversation: StoredConversation) -> None:
-        """Keep a new conversation; it is durable when this returns."""
+        """Keep a new conversation; it is durable when this returns. Raises `StoreFull`."""
 
     async def replace(self, conversation: StoredConversation) -> bool:
-        """Keep a conversation in the place of its last revision; tell whether that was still there."""
+        """Keep a conversation in the place of its last revision; tell whether that was still there.
+
+        Raises `StoreFull`.
+        """
 
     async def delete(self, tenant: str, conversation_id: str) -> bool:
         """Forget a conversation; tell whether it was there."""
 
     def expire(self) -> None:
         """Let go of what is too old. Called now and then; must be quick."""
+
+
+class CellName(NamedTuple):
+    """What a cell is called: unique within its tenant and kind."""
+
+    tenant: str
+    kind: str
+    """One of a few words of ours: no key of a store is made of what clients choose as it is."""
+    name: str
+
+
+class Cell(NamedTuple):
+    """A few bytes that replicas share, as they are at one time."""
+
+    revision: int
+    """How often it has been written; 1 when it is new."""
+    data: bytes
+
+
+class Cells(Protocol):
+    """Small things that replicas agree on, one writer at a time."""
+
+    async def read(self, name: CellName) -> Cell | None:
+        """Return a cell, or None."""
+
+    async def write(self, name: CellName, cell: Cell, ttl: float) -> bool:
+        """Write a cell for so many seconds, if what is there is of the revision before; tell whether it was.
+
+        Revision 1 is written only where there is none.
+        """
+
+    async def drop(self, name: CellName) -> bool:
+        """Forget a cell; tell whether it was there."""

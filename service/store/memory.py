@@ -1,8 +1,14 @@
 """The default stores: this process's memory, within a budget. A restart forgets everything."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 from service.cache import NodeCache, SegmentCache
 from service.conversation import DurableNode
-from service.store import StoredConversation
+from service.store import Cell, CellName, StoredConversation
+
+_MOST_CELLS = 65_536
 
 
 class MemoryStore:
@@ -16,13 +22,25 @@ class MemoryStore:
         node = self._cache.get((tenant, response_id))
         return node if isinstance(node, DurableNode) else None
 
-    async def put(self, node: DurableNode) -> None:
+    async def retrieve(self, tenant: str, response_id: str) -> DurableNode | None:
+        """Return a node with its response, or None."""
+        return await self.get(tenant, response_id)
+
+    async def put(self, node: DurableNode) -> DurableNode:
         """Keep a node, unless it is there, for as long as the budget and its age allow."""
         self._cache.put(node)
+        return node
+
+    async def amend(self, node: DurableNode) -> None:
+        """Keep a node in the place of the one with its id."""
+        self._cache.replace(node)
 
     async def delete(self, tenant: str, response_id: str) -> bool:
         """Forget a node; tell whether it was there."""
         return self._cache.discard((tenant, response_id))
+
+    def check(self) -> None:
+        """Do nothing: memory is always there."""
 
     def expire(self) -> None:
         """Let go of what has not been used for too long."""
@@ -58,3 +76,33 @@ class MemoryConversations:
     def expire(self) -> None:
         """Let go of what has not been used for too long."""
         self._cache.expire()
+
+
+@dataclass(slots=True)
+class MemoryCells:
+    """Keeps cells, the newest if there are very many. `clock` is monotonic, in seconds."""
+
+    clock: Callable[[], float]
+    _cells: OrderedDict[CellName, tuple[Cell, float]] = field(default_factory=OrderedDict)
+
+    async def read(self, name: CellName) -> Cell | None:
+        """Return a cell, or None."""
+        cell, until = self._cells.get(name, (None, 0.0))
+        return cell if self.clock() < until else None
+
+    async def write(self, name: CellName, cell: Cell, ttl: float) -> bool:
+        """Write a cell, if what is there is of the revision before; tell whether it was."""
+        now = await self.read(name)
+        if (now.revision if now else 0) != cell.revision - 1:
+            return False
+        self._cells[name] = cell, self.clock() + ttl
+        self._cells.move_to_end(name)
+        if len(self._cells) > _MOST_CELLS:
+            self._cells.popitem(last=False)
+        return True
+
+    async def drop(self, name: CellName) -> bool:
+        """Forget a cell; tell whether it was there."""
+        there = await self.read(name) is not None
+        self._cells.pop(name, None)
+        return there

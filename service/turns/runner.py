@@ -195,7 +195,7 @@ class Runner:
         node = await run.make()
         cancelled = run.response.status == "cancelled"
         if isinstance(node, DurableNode):
-            await self._state.store.put(node)
+            node = await self._state.store.put(node)
             if run.plan.joined and not cancelled:
                 await run.plan.joined.advance(node)
         if not cancelled:
@@ -222,7 +222,6 @@ class Runner:
             return
         kept = record_of(run.plan, run.turn, run.said)
         try:
-            await self._state.store.delete(kept.tenant, kept.id)  # should it have been kept before
-            await self._state.store.put(kept)
+            await self._state.store.amend(kept)
         except Exception:
             log.exception("record_not_kept")

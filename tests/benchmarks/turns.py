@@ -19,6 +19,7 @@ from rich.table import Table
 from service.backends.simulator.backend import Simulator
 from service.connection import Connection
 from service.errors import SessionError
+from service.identity import Identity
 from tests.engines import engine_of
 from turnwire import json_codec
 from turnwire.delta import Event, to_json, to_message
@@ -82,7 +83,7 @@ async def _measure(conversations: int, turns: int, stored: str) -> list[list[flo
     engine = engine_of(Simulator())
     for _ in track(range(conversations), description=f"store: {stored}", transient=True):
         sink = Counter()
-        connection = engine.connect("bench", "websocket", sink)
+        connection = engine.connect(Identity("bench"), "websocket", sink)
         parent = ""
         for turn in range(1, turns + 1):
             frame = _frame(stored, parent)

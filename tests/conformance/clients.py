@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from service.connection import Connection
 from service.errors import Ending, SessionError
+from service.identity import Credentials
 from tests.conformance.server import Server
 from transports.status import STATUS, Status
 from turnwire import json_codec
@@ -81,8 +82,8 @@ class InProcess:
 @asynccontextmanager
 async def in_process(server: Server, key: str) -> AsyncIterator[Client]:
     client = InProcess()
-    tenant = server.keys.tenant_of(f"Bearer {key}")
-    client.connection = server.engine.connect(tenant, "in-process", client)
+    caller = server.identities.identify(Credentials(f"Bearer {key}"))
+    client.connection = server.engine.connect(caller, "in-process", client)
     try:
         yield client
     finally:

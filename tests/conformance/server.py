@@ -11,7 +11,8 @@ import transports.grpc
 import transports.http
 from service.backends import Backend
 from service.engine import Engine, EngineLimits, Policies
-from service.keys import KeyFile, Keys, new_key
+from service.identity import Identities
+from service.identity.keys import KeyFile, new_key
 from service.limits import Limits
 from tests.engines import engine_of
 
@@ -19,7 +20,7 @@ from tests.engines import engine_of
 @dataclass(frozen=True)
 class Server:
     engine: Engine
-    keys: Keys
+    identities: Identities
     registry: CollectorRegistry
     websocket_url: str
     grpc_target: str
@@ -50,7 +51,7 @@ async def serving(
     try:
         yield Server(
             engine=engine,
-            keys=keys,
+            identities=keys,
             registry=registry,
             websocket_url=f"ws://127.0.0.1:{http.port}/v1/responses",
             grpc_target=f"127.0.0.1:{grpc.port}",

@@ -9,6 +9,7 @@ import pytest
 
 from service.engine import Engine
 from service.errors import NotFound, RateLimited, Refusal
+from service.identity import Identity
 from service.paging import Page
 from tests.conformance.clients import Connect
 from tests.conformance.conftest import Talk
@@ -313,7 +314,7 @@ async def test_a_strangers_conversation_is_as_absent_as_one_that_never_was(
 async def test_a_response_in_the_background_runs_without_its_client(server: Server) -> None:
     create = responses_pb2.CreateResponse(input_text="hello")
     create.settings.model, create.settings.background = "simulator", True
-    begun = await server.engine.start("alice", create)
+    begun = await server.engine.start(Identity("alice"), create)
     assert begun.status in {"queued", "in_progress"}
     events = Heard(await follow(server.engine, begun.id))
     assert events.text == "hello"
@@ -328,5 +329,5 @@ async def test_what_runs_in_the_background_must_be_stored(server: Server) -> Non
     create.settings.model, create.settings.background = "simulator", True
     create.settings.store = False
     with pytest.raises(Refusal) as refused:
-        await server.engine.start("alice", create)
+        await server.engine.start(Identity("alice"), create)
     assert (refused.value.code, refused.value.param) == ("invalid_value", "store")

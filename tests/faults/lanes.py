@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry
 from service.cache import Bounds, NodeCache, SegmentCache, W
 from service.conversation import DurableNode, Link
 from service.engine import Engine, EngineLimits, Policies, Stores
+from service.identity import Identity
 from service.metrics import Metrics
 from service.router import Router
-from service.store.memory import MemoryConversations, MemoryStore
+from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 from tests.faults.acts import Act, at_random
 from tests.faults.client import Client
 from tests.faults.ledger import Ledger
@@ -83,7 +84,7 @@ async def _foreign(engine: Engine) -> str:
     """Make a response of another tenant; return its id."""
     settings = responses_pb2.Settings(model="simulator", store=True, background=True)
     create = responses_pb2.CreateResponse(settings=settings, input_text="hello")
-    begun = await engine.start("bob", create)
+    begun = await engine.start(Identity("bob"), create)
     async with asyncio.timeout(WAIT):
         while (await engine.responses.get("bob", begun.id)).status == "in_progress":
             await asyncio.sleep(0)
@@ -141,10 +142,10 @@ class Hesitant(MemoryStore):
         await asyncio.sleep(0)
         return await super().get(tenant, response_id)
 
-    async def put(self, node: DurableNode) -> None:
+    async def put(self, node: DurableNode) -> DurableNode:
         for _ in range(3):
             await asyncio.sleep(0)
-        await super().put(node)
+        return await super().put(node)
 
 
 def _engine(simulator: Reciting) -> Engine:
@@ -152,6 +153,7 @@ def _engine(simulator: Reciting) -> Engine:
     stores = Stores(
         responses=Hesitant(NodeCache(bounds, time.monotonic)),
         conversations=MemoryConversations(SegmentCache(bounds, time.monotonic)),
+        cells=MemoryCells(time.monotonic),
     )
     metrics = Metrics(CollectorRegistry())
     return Engine(Router([simulator]), stores, metrics, EngineLimits(), Policies())

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from service.engine import Engine
 from service.errors import Ending, SessionError
+from service.identity import Identity
 from tests.conformance.clients import Client, Ended, InProcess
 from tests.faults.ledger import Ledger
 from turnwire.delta import Event
@@ -60,7 +61,7 @@ def in_process(engine: Engine) -> Connect:
     @asynccontextmanager
     async def connected() -> AsyncIterator[Client]:
         client = Unhurried()
-        client.connection = engine.connect(TENANT, "in-process", client)
+        client.connection = engine.connect(Identity(TENANT), "in-process", client)
         try:
             yield client
         finally:

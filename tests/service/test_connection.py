@@ -8,6 +8,7 @@ from service.backends.simulator.backend import Simulator
 from service.connection import Connection, ConnectionLimits
 from service.engine import EngineLimits
 from service.errors import Ending, SessionError
+from service.identity import Identity
 from tests.conformance.clients import InProcess
 from tests.conformance.conversation import WAIT, Conversation
 from tests.conformance.gated import Gated
@@ -34,7 +35,7 @@ class Client(InProcess):
 def connected(model: Simulator) -> tuple[Connection, Client]:
     client = Client()
     limits = EngineLimits(connection=ABOUT_TO_RETIRE)
-    client.connection = engine_of(model, limits).connect("alice", "test", client)
+    client.connection = engine_of(model, limits).connect(Identity("alice"), "test", client)
     return client.connection, client
 
 

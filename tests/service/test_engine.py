@@ -11,6 +11,7 @@ from service.backends.simulator.backend import Simulator
 from service.connection import Connection
 from service.engine import EngineLimits
 from service.errors import Ending, SessionError
+from service.identity import Identity
 from service.limits import TurnLimits
 from tests.engines import engine_of
 from turnwire import json_codec
@@ -55,7 +56,7 @@ def ask(connection: Connection, text: str) -> None:
 @pytest.mark.rule("LV-7")
 async def test_a_client_that_is_behind_keeps_its_model_waiting_and_nothing_fails() -> None:
     reader = Reader()
-    connection = engine_of(Simulator(), IMPATIENT).connect("t", "test", reader)
+    connection = engine_of(Simulator(), IMPATIENT).connect(Identity("t"), "test", reader)
     reader.reads.clear()
     ask(connection, "hello")
     async with asyncio.timeout(5):
@@ -70,7 +71,7 @@ async def test_a_client_that_is_behind_keeps_its_model_waiting_and_nothing_fails
 
 async def test_a_client_that_falls_behind_in_mid_turn_is_not_the_models_silence() -> None:
     reader = Reader()
-    connection = engine_of(Simulator(), IMPATIENT).connect("t", "test", reader)
+    connection = engine_of(Simulator(), IMPATIENT).connect(Identity("t"), "test", reader)
     ask(connection, "#sim text 2 ; stall 0.01 ; text 2")
     async with asyncio.timeout(5):
         while "output_text_delta" not in reader.kinds:
@@ -87,7 +88,7 @@ async def test_a_client_that_falls_behind_in_mid_turn_is_not_the_models_silence(
 async def test_a_model_is_given_up_in_time_even_where_keepalives_are_rare() -> None:
     reader = Reader()
     limits = EngineLimits(turn=TurnLimits(keepalive=3600, stall=0.05))
-    connection = engine_of(Simulator(), limits).connect("t", "test", reader)
+    connection = engine_of(Simulator(), limits).connect(Identity("t"), "test", reader)
     ask(connection, "#sim stall 3600")
     async with asyncio.timeout(5):
         await reader.ended.wait()
@@ -106,7 +107,7 @@ class Broken(Simulator):
 @pytest.mark.rule("ER-5")
 async def test_a_defect_is_logged_once_and_fails_the_turn_without_detail() -> None:
     reader = Reader()
-    connection = engine_of(Broken()).connect("t", "test", reader)
+    connection = engine_of(Broken()).connect(Identity("t"), "test", reader)
     with structlog.testing.capture_logs() as logs:
         ask(connection, "hello")
         async with asyncio.timeout(5):
@@ -118,7 +119,7 @@ async def test_a_defect_is_logged_once_and_fails_the_turn_without_detail() -> No
 
 async def test_a_connection_that_is_closed_twice_is_closed_once() -> None:
     served = engine_of(Simulator())
-    connection = served.connect("t", "test", Reader())
+    connection = served.connect(Identity("t"), "test", Reader())
     connection.close(Ending.GONE)
     connection.close(Ending.INTERNAL)
     open_now = served.metrics.registry.get_sample_value(
@@ -129,7 +130,7 @@ async def test_a_connection_that_is_closed_twice_is_closed_once() -> None:
 
 async def test_what_a_closed_connection_still_receives_leads_to_nothing() -> None:
     reader = Reader()
-    connection = engine_of(Simulator()).connect("t", "test", reader)
+    connection = engine_of(Simulator()).connect(Identity("t"), "test", reader)
     connection.close(Ending.GONE)
     ask(connection, "hello")
     await asyncio.sleep(0)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import RateLimited, Unauthenticated
+from service.identity import Identity
 from service.tickets import LIFETIME, MOST, Tickets
 
 
@@ -37,22 +38,22 @@ def refused(tickets: Tickets, ticket: str) -> str:
 
 
 def test_a_ticket_stands_for_its_tenant(tickets: Tickets) -> None:
-    one, two = tickets.issue("alice"), tickets.issue("bob")
-    assert tickets.redeem(two) == "bob"
-    assert tickets.redeem(one) == "alice"
+    one, two = tickets.issue(Identity("alice")), tickets.issue(Identity("bob"))
+    assert tickets.redeem(two).tenant == "bob"
+    assert tickets.redeem(one).tenant == "alice"
 
 
 def test_a_ticket_is_good_once(tickets: Tickets) -> None:
-    ticket = tickets.issue("alice")
+    ticket = tickets.issue(Identity("alice"))
     tickets.redeem(ticket)
     refused(tickets, ticket)
 
 
 @pytest.mark.rule("BR-2")
 def test_a_ticket_is_good_for_a_minute(tickets: Tickets, clock: Clock) -> None:
-    early, late = tickets.issue("alice"), tickets.issue("alice")
+    early, late = tickets.issue(Identity("alice")), tickets.issue(Identity("alice"))
     clock.now += LIFETIME - 0.001
-    assert tickets.redeem(early) == "alice"
+    assert tickets.redeem(early).tenant == "alice"
     clock.now += 0.001
     refused(tickets, late)
     assert len(tickets) == 0
@@ -61,33 +62,33 @@ def test_a_ticket_is_good_for_a_minute(tickets: Tickets, clock: Clock) -> None:
 def test_whatever_is_wrong_with_a_ticket_the_answer_is_that_of_a_bad_key(
     tickets: Tickets, clock: Clock
 ) -> None:
-    used, expired = tickets.issue("alice"), tickets.issue("alice")
+    used, expired = tickets.issue(Identity("alice")), tickets.issue(Identity("alice"))
     tickets.redeem(used)
     clock.now += LIFETIME
-    good = tickets.issue("alice")
+    good = tickets.issue(Identity("alice"))
     wrong = ["", "x", good[:-1], good + "A", good.swapcase(), "\udcff"]
     assert {refused(tickets, ticket) for ticket in [used, expired, *wrong]} == {
         Unauthenticated().message
     }
-    assert tickets.redeem(good) == "alice"
+    assert tickets.redeem(good).tenant == "alice"
 
 
 def test_a_tenant_has_so_many_unused_tickets_and_keeps_nobody_else_from_theirs(
     tickets: Tickets, clock: Clock
 ) -> None:
-    [*_, last] = [tickets.issue("alice") for _ in range(MOST)]
+    [*_, last] = [tickets.issue(Identity("alice")) for _ in range(MOST)]
     with pytest.raises(RateLimited, match=str(LIFETIME)):
-        tickets.issue("alice")
-    assert tickets.redeem(tickets.issue("bob")) == "bob"
+        tickets.issue(Identity("alice"))
+    assert tickets.redeem(tickets.issue(Identity("bob"))).tenant == "bob"
     tickets.redeem(last)
-    tickets.issue("alice")
+    tickets.issue(Identity("alice"))
     clock.now += LIFETIME
-    tickets.issue("alice")
+    tickets.issue(Identity("alice"))
     assert len(tickets) == 1
 
 
 def test_a_ticket_is_nowhere_to_be_found(tickets: Tickets) -> None:
-    ticket = tickets.issue("alice")
+    ticket = tickets.issue(Identity("alice"))
     held = gc.get_referents(*gc.get_referents(*vars(tickets).values()), *vars(tickets).values())
     assert any(isinstance(value, bytes) for value in held)
     assert not [value for value in held if value in (ticket, ticket.encode())]
@@ -95,7 +96,7 @@ def test_a_ticket_is_nowhere_to_be_found(tickets: Tickets) -> None:
 
 
 def test_tickets_are_tokens_that_a_subprotocol_may_be_made_of(tickets: Tickets) -> None:
-    made = {tickets.issue("alice") for _ in range(100)}
+    made = {tickets.issue(Identity("alice")) for _ in range(100)}
     assert len(made) == 100
     assert all(len(ticket) == 43 for ticket in made)  # 256 bits in base64
     assert all(ticket.replace("-", "").replace("_", "").isalnum() for ticket in made)
@@ -120,13 +121,13 @@ def test_each_ticket_is_redeemed_at_most_once_in_time_and_for_its_own_tenant(
         if verb == "wait":
             clock.now += float(what)
         elif verb == "issue":
-            issued.append((tickets.issue(str(what)), str(what), clock.now))
+            issued.append((tickets.issue(Identity(str(what))), str(what), clock.now))
         elif issued:
             ticket, tenant, born = issued[int(what) % len(issued)]
             if ticket in used or clock.now - born >= LIFETIME:
                 refused(tickets, ticket)
             else:
-                assert tickets.redeem(ticket) == tenant
+                assert tickets.redeem(ticket).tenant == tenant
             used.add(ticket)
     alive = [t for t, _, born in issued if t not in used and clock.now - born < LIFETIME]
     assert len(tickets) >= len(alive)

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
-from service.keys import Anonymous, Keys
+from service.identity import Anonymous, Identities
 from service.limits import Limits
 from tests.transports.scripted import ScriptedEngine
 from transports.endpoint import Endpoint
@@ -56,12 +56,12 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def keys() -> Keys:
+def keys() -> Identities:
     return Anonymous()
 
 
 @pytest.fixture
-async def served(limits: Limits, keys: Keys) -> AsyncIterator[Served]:
+async def served(limits: Limits, keys: Identities) -> AsyncIterator[Served]:
     engine = ScriptedEngine()
     endpoint = Endpoint(engine.port, keys, limits, wheel_for(limits))
     http = await serve_endpoint(endpoint, Address("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from service.connection import Sink
 from service.engine import Engine
 from service.errors import Ending, Refusal
-from service.keys import Anonymous
+from service.identity import Anonymous, Identity
 from service.limits import Limits
 from transports.endpoint import Endpoint
 from transports.http import wheel_for
@@ -80,11 +80,11 @@ class ScriptedEngine:
         self.rejections: list[str] = []
         self.refusals: list[int] = []
 
-    def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
+    def connect(self, caller: Identity, transport: str, sink: Sink) -> ScriptedConnection:
         assert transport == "websocket"
         if self.refusal is not None:
             raise self.refusal
-        connection = ScriptedConnection(tenant, sink, self.script)
+        connection = ScriptedConnection(caller.tenant, sink, self.script)
         self.connections.put_nowait(connection)
         return connection
 

@@ -10,6 +10,7 @@ import httpx
 
 from service.connection import Sink
 from service.errors import NotFound
+from service.identity import Identity
 from service.paging import Page
 from tests.transports.scripted import RawClient, Script, ScriptedConnection, ScriptedEngine, text
 from turnwire.delta import Event
@@ -96,11 +97,11 @@ class HttpEngine(ScriptedEngine):
         )
         self.started: list[responses_pb2.CreateResponse] = []
 
-    def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
+    def connect(self, caller: Identity, transport: str, sink: Sink) -> ScriptedConnection:
         assert transport == "http"
         if self.refusal is not None:
             raise self.refusal
-        connection = HttpConnection(tenant, sink, self.script)
+        connection = HttpConnection(caller.tenant, sink, self.script)
         self.connections.put_nowait(connection)
         return connection
 
@@ -109,7 +110,7 @@ class HttpEngine(ScriptedEngine):
             raise self.refusal
 
     async def start(
-        self, tenant: str, create: responses_pb2.CreateResponse
+        self, caller: Identity, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         self.started.append(create)
         return responses_pb2.Response(id="resp_1", object="response", status="queued")

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from uvicorn import Config
 
 from service.backends.simulator.backend import Simulator
-from service.keys import Anonymous, Keys
+from service.identity import Anonymous, Identities
 from service.limits import Limits
 from tests.conformance.server import serving
 from transports.endpoint import Endpoint
@@ -173,11 +173,11 @@ class Service:
 
 @asynccontextmanager
 async def service_for(
-    origin: str, folder: Path, keys: Keys | None = None
+    origin: str, folder: Path, keys: Identities | None = None
 ) -> AsyncIterator[Service]:
     async with serving(Simulator(), folder) as server:
         limits = Limits(allowed_origins=(origin,))
-        endpoint = Endpoint(server.engine, keys or server.keys, limits, wheel_for(limits))
+        endpoint = Endpoint(server.engine, keys or server.identities, limits, wheel_for(limits))
         http = await serve_endpoint(endpoint, Address("127.0.0.1", 0))
         try:
             yield Service(http.port, server.alice)

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from service.connection import Sink
 from service.engine import Engine
 from service.errors import Ending, NotFound, Overloaded, Refusal, SessionError, Unauthenticated
-from service.keys import Anonymous, Keys
+from service.identity import Anonymous, Credentials, Identities, Identity
 from service.limits import MIB, Limits
 from service.paging import Page
 from transports import grpc_conversations
@@ -142,11 +142,11 @@ class ScriptedEngine:
         self.ready = True
         self.full = False
 
-    def connect(self, tenant: str, transport: str, sink: Sink) -> ScriptedConnection:
+    def connect(self, caller: Identity, transport: str, sink: Sink) -> ScriptedConnection:
         assert transport == "grpc"
         if self.full:
             raise Overloaded("overloaded", "Too many connections. Retry later.")
-        connection = ScriptedConnection(tenant, sink)
+        connection = ScriptedConnection(caller.tenant, sink)
         self.opened.put_nowait(connection)
         return connection
 
@@ -162,7 +162,7 @@ class ScriptedEngine:
             raise Overloaded("overloaded", "The server is going away.")
 
     async def start(
-        self, tenant: str, create: responses_pb2.CreateResponse
+        self, caller: Identity, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         self.started.append(create)
         return responses_pb2.Response(id="resp_1", status="queued")
@@ -174,10 +174,15 @@ class ScriptedEngine:
 class OneKey:
     """One key, one tenant."""
 
-    def tenant_of(self, authorization: str | None) -> str:
-        if authorization != KEY:
+    anonymous = False
+
+    def identify(self, credentials: Credentials) -> Identity:
+        if credentials.authorization != KEY:
             raise Unauthenticated
-        return "acme"
+        return Identity("acme")
+
+    def holds(self, identity: Identity) -> bool:
+        return identity.tenant == "acme"
 
 
 class Face:
@@ -210,7 +215,7 @@ class Faces:
     def __init__(self) -> None:
         self._faces: list[Face] = []
 
-    async def __call__(self, limits: Limits | None = None, keys: Keys | None = None) -> Face:
+    async def __call__(self, limits: Limits | None = None, keys: Identities | None = None) -> Face:
         engine = ScriptedEngine()
         server = await serve(
             cast("Engine", engine), keys or Anonymous(), limits or Limits(), "127.0.0.1:0"

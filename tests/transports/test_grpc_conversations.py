@@ -13,7 +13,7 @@ from service.conversations import Conversations
 from service.conversations.tips import Tips
 from service.engine import Engine
 from service.errors import Overloaded, Unauthenticated
-from service.keys import Keys
+from service.identity import Anonymous, Credentials, Identity
 from service.limits import Limits
 from service.store import StoredConversation
 from service.store.memory import MemoryConversations
@@ -25,13 +25,13 @@ from turnwire.v1 import items_pb2
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Named(Keys):
+class Named(Anonymous):
     """The key is the tenant's name."""
 
-    def tenant_of(self, authorization: str | None) -> str:
-        if authorization is None:
+    def identify(self, credentials: Credentials) -> Identity:
+        if credentials.authorization is None:
             raise Unauthenticated
-        return authorization
+        return Identity(credentials.authorization)
 
 
 async def nothing(tenant: str, response_id: str) -> Node | None:

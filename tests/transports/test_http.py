@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.keys import Anonymous
+from service.identity import Anonymous
 from service.limits import Limits
 from tests.transports.conftest import Served
 from tests.transports.scripted import RawClient, RecordingTransport, ScriptedEngine, handshake

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.errors import Ending, Overloaded, RateLimited, SessionError, Unauthenticated
-from service.keys import Anonymous, Keys
+from service.identity import Anonymous, Credentials, Identities, Identity
 from service.limits import Limits
 from tests.transports.conftest import Served
 from tests.transports.scripted import RawClient, ScriptedConnection, text
@@ -50,7 +50,7 @@ class Api(Served):
 
 
 @pytest.fixture
-async def served(limits: Limits, keys: Keys) -> AsyncIterator[Api]:
+async def served(limits: Limits, keys: Identities) -> AsyncIterator[Api]:
     engine = HttpEngine()
     endpoint = Endpoint(engine.port, keys, limits, wheel_for(limits))
     http_server = await serve_endpoint(endpoint, Address("127.0.0.1", 0))
@@ -485,8 +485,8 @@ async def test_a_compressed_body_is_refused(http: httpx.AsyncClient) -> None:
 # Who may ask for what.
 
 
-class NoKeyWillDo:
-    def tenant_of(self, authorization: str | None) -> str:
+class NoKeyWillDo(Anonymous):
+    def identify(self, credentials: Credentials) -> Identity:
         raise Unauthenticated
 
 
@@ -516,10 +516,10 @@ async def test_without_a_key_nothing_is_told(
 
 
 class OneKey(Anonymous):
-    def tenant_of(self, authorization: str | None) -> str:
-        if authorization != "Bearer key":
+    def identify(self, credentials: Credentials) -> Identity:
+        if credentials.authorization != "Bearer key":
             raise Unauthenticated
-        return "alice"
+        return Identity("alice")
 
 
 @pytest.mark.parametrize("keys", [OneKey()])

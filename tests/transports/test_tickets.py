@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from service.keys import Anonymous, KeyFile, Keys, new_key
+from service.identity import Anonymous, Identities, Identity
+from service.identity.keys import KeyFile, new_key
 from service.limits import Limits
 from service.tickets import LIFETIME, MOST
 from tests.transports.conftest import Served
@@ -40,7 +41,7 @@ def key_file(key: str, tmp_path: Path) -> KeyFile:
     return KeyFile.read(tmp_path / "keys")
 
 
-def endpoint_with(engine: ScriptedEngine, keys: Keys, limits: Limits) -> Endpoint:
+def endpoint_with(engine: ScriptedEngine, keys: Identities, limits: Limits) -> Endpoint:
     return Endpoint(engine.port, keys, limits, wheel_for(limits))
 
 
@@ -66,7 +67,7 @@ class TestTicketsOverHttp:
         assert set(body) == {"object", "ticket", "expires_at"}
         assert body["object"] == "ticket"
         assert int(before) + LIFETIME <= body["expires_at"] <= time.time() + LIFETIME
-        assert endpoint.tickets.redeem(body["ticket"]) == "acme"
+        assert endpoint.tickets.redeem(body["ticket"]).tenant == "acme"
 
     async def test_without_allowed_origins_there_are_none(
         self, key_file: KeyFile, key: str
@@ -101,7 +102,7 @@ class TestTicketsOverHttp:
     async def test_too_many_unused_ones_are_refused(self, key_file: KeyFile, key: str) -> None:
         endpoint = endpoint_with(ScriptedEngine(), key_file, ALLOWED)
         for _ in range(MOST):
-            endpoint.tickets.issue("acme")
+            endpoint.tickets.issue(Identity("acme"))
         answer = await self.post(endpoint, Authorization=f"Bearer {key}")
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
@@ -143,7 +144,7 @@ class TestTicketsInHandshakes:
     async def test_a_ticket_says_whose_connection_it_is_and_is_not_said_back(
         self, endpoint: Endpoint, port: int
     ) -> None:
-        ticket = endpoint.tickets.issue("acme")
+        ticket = endpoint.tickets.issue(Identity("acme"))
         async with self.page(port, "turnwire", f"turnwire.ticket.{ticket}") as client:
             assert client.response is not None
             assert client.response.headers.get_all("Sec-WebSocket-Protocol") == ["turnwire"]
@@ -156,9 +157,11 @@ class TestTicketsInHandshakes:
     async def test_a_ticket_that_is_not_good_is_answered_like_a_key_that_is_not(
         self, endpoint: Endpoint, port: int, key: str
     ) -> None:
-        used = endpoint.tickets.issue("acme")
+        used = endpoint.tickets.issue(Identity("acme"))
         endpoint.tickets.redeem(used)
-        good, spare = (f"turnwire.ticket.{endpoint.tickets.issue('acme')}" for _ in range(2))
+        good, spare = (
+            f"turnwire.ticket.{endpoint.tickets.issue(Identity('acme'))}" for _ in range(2)
+        )
         answers = [
             await self.refused(self.page(port, "turnwire", f"turnwire.ticket.{used}")),
             await self.refused(self.page(port, "turnwire", "turnwire.ticket.")),
@@ -178,7 +181,7 @@ class TestTicketsInHandshakes:
     async def test_a_good_ticket_does_not_make_an_origin_allowed(
         self, endpoint: Endpoint, port: int
     ) -> None:
-        ticket = f"turnwire.ticket.{endpoint.tickets.issue('acme')}"
+        ticket = f"turnwire.ticket.{endpoint.tickets.issue(Identity('acme'))}"
         for origin in ("https://evil.example", "null"):
             status, body = await self.refused(self.page(port, "turnwire", ticket, origin=origin))
             assert status == 403
@@ -193,7 +196,7 @@ class TestTicketsInHandshakes:
     async def test_no_log_says_a_ticket(
         self, endpoint: Endpoint, port: int, caplog: pytest.LogCaptureFixture
     ) -> None:
-        ticket = endpoint.tickets.issue("acme")
+        ticket = endpoint.tickets.issue(Identity("acme"))
         offers = ("turnwire", f"turnwire.ticket.{ticket}")
         with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as logged:
             async with self.page(port, *offers):

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Frame, Opcode
 
 from service.errors import Ending, Overloaded, SessionError
-from service.keys import KeyFile, new_key
+from service.identity.keys import KeyFile, new_key
 from service.limits import Limits
 from tests.transports.conftest import Served
 from tests.transports.scripted import (

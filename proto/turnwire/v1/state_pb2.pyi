@@ -146,3 +146,240 @@ class AsideTrace(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AsideTrace: _TypeAlias = AsideTrace  # noqa: Y015
+
+@_typing.final
+class StoredPath(_message.Message):
+    """What continues a response needs of it: one record of a conversation's tree. A store keeps it sealed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    PENDING_CALLS_FIELD_NUMBER: _builtins.int
+    ADDED_TOOLS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CONTINUABLE_FIELD_NUMBER: _builtins.int
+    BEGINS_ANEW_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """How this message is to be read. A replica that does not know a version treats the record as absent."""
+    parent_id: _builtins.str
+    """The response that was continued; empty if none was."""
+    inputs: _builtins.int
+    """How many items of the last segment are input; output follows them."""
+    tokens: _builtins.int
+    """How long the conversation was at the end of the turn."""
+    continuable: _builtins.bool
+    """Whether the response can be continued. What failed can only be retrieved."""
+    begins_anew: _builtins.bool
+    """Whether the items of this record are all that a model is to be told: nothing before it is read."""
+    pinned: _builtins.bool
+    """Whether a conversation stands on it."""
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredSegment]:
+        """What the response added to its conversation. A record that stands alone has one for every turn before
+        it too, oldest first, and its last one is its own.
+        """
+
+    @_builtins.property
+    def pending_calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Calls of the conversation that no output has answered yet."""
+
+    @_builtins.property
+    def added_tools(self) -> _containers.RepeatedCompositeFieldContainer[_items_pb2.Tool]:
+        """Tools that items of the conversation added here. A record that stands alone has all of them."""
+
+    @_builtins.property
+    def fingerprint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What the prompt depended on beside its items; nothing, or eight hashes."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        parent_id: _builtins.str = ...,
+        segments: _abc.Iterable[Global___StoredSegment] | None = ...,
+        inputs: _builtins.int = ...,
+        pending_calls: _abc.Iterable[_builtins.str] | None = ...,
+        added_tools: _abc.Iterable[_items_pb2.Tool] | None = ...,
+        tokens: _builtins.int = ...,
+        fingerprint: _abc.Iterable[_builtins.int] | None = ...,
+        continuable: _builtins.bool = ...,
+        begins_anew: _builtins.bool = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_tools", b"added_tools", "begins_anew", b"begins_anew", "continuable", b"continuable", "fingerprint", b"fingerprint", "inputs", b"inputs", "parent_id", b"parent_id", "pending_calls", b"pending_calls", "pinned", b"pinned", "segments", b"segments", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredPath: _TypeAlias = StoredPath  # noqa: Y015
+
+@_typing.final
+class StoredSegment(_message.Message):
+    """What one turn added to a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RenderingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___StoredRendering: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___StoredRendering | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    RENDERINGS_FIELD_NUMBER: _builtins.int
+    items: _builtins.bytes
+    """The items: a serialised `Items`."""
+    @_builtins.property
+    def renderings(self) -> _containers.MessageMap[_builtins.str, Global___StoredRendering]:
+        """What was made of them once, by dialect. Losing it costs time only."""
+
+    def __init__(
+        self,
+        *,
+        items: _builtins.bytes = ...,
+        renderings: _abc.Mapping[_builtins.str, Global___StoredRendering] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "renderings", b"renderings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredSegment: _TypeAlias = StoredSegment  # noqa: Y015
+
+@_typing.final
+class StoredRendering(_message.Message):
+    """Items in the form a model server reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """In the dialect."""
+    tokens: _builtins.int
+    """How many tokens that is."""
+    asks: _builtins.bool
+    """Whether a user speaks in it."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        tokens: _builtins.int = ...,
+        asks: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "data", b"data", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredRendering: _TypeAlias = StoredRendering  # noqa: Y015
+
+@_typing.final
+class StoredResponse(_message.Message):
+    """What can be retrieved of a response. A store keeps it sealed, beside its `StoredPath`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    response: _builtins.bytes
+    """The response: a serialised `Response`."""
+    trace: _builtins.bytes
+    """How its events were cut: a serialised `Trace`."""
+    def __init__(
+        self,
+        *,
+        response: _builtins.bytes = ...,
+        trace: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "trace", b"trace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredResponse: _TypeAlias = StoredResponse  # noqa: Y015
+
+@_typing.final
+class StoredConversation(_message.Message):
+    """A conversation that has an id of its own. A store keeps it sealed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    TIP_ID_FIELD_NUMBER: _builtins.int
+    UNLISTED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """How this message is to be read."""
+    created_at: _builtins.int
+    """In seconds since 1970."""
+    tip_id: _builtins.str
+    """The response, or what was kept like one, that the next turn continues; empty while there are no items."""
+    unlisted: _builtins.int
+    """Items that have been taken out or superseded."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The client's own pairs."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        created_at: _builtins.int = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tip_id: _builtins.str = ...,
+        unlisted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "tip_id", b"tip_id", "unlisted", b"unlisted", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredConversation: _TypeAlias = StoredConversation  # noqa: Y015

@@ -18,10 +18,11 @@ from service.connection import Connection
 from service.conversation import DurableNode, Renderings
 from service.engine import Engine, EngineLimits, Policies, Stores
 from service.errors import Ending, NotFound, SessionError
+from service.identity import Identity
 from service.metrics import Metrics
 from service.moderation import Failure, Verdict
 from service.router import Router
-from service.store.memory import MemoryConversations, MemoryStore
+from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 from service.turns.live import Follower
 from turnwire import json_codec
 from turnwire.delta import Event, to_message
@@ -78,9 +79,9 @@ class Slow(MemoryStore):
         await self._gate.at("looking")
         return await super().get(tenant, response_id)
 
-    async def put(self, node: DurableNode) -> None:
+    async def put(self, node: DurableNode) -> DurableNode:
         await self._gate.at("putting")
-        await super().put(node)
+        return await super().put(node)
 
 
 class Words:
@@ -125,7 +126,11 @@ class World:
         conversations = MemoryConversations(SegmentCache(bounds, time.monotonic))
         self.engine = Engine(
             Router([self.backend]),
-            Stores(responses=self.store, conversations=conversations),
+            Stores(
+                responses=self.store,
+                conversations=conversations,
+                cells=MemoryCells(time.monotonic),
+            ),
             Metrics(CollectorRegistry()),
             EngineLimits(),
             Policies(compactor=Short(self.gate), classifiers=[Words(self.gate)]),
@@ -204,7 +209,7 @@ class World:
 @asynccontextmanager
 async def world(stage: str, make: Callable[[Gate], Backend] = Staged) -> AsyncIterator[World]:
     opened = World(stage, make)
-    opened.connection = opened.engine.connect("alice", "test", opened)
+    opened.connection = opened.engine.connect(Identity("alice"), "test", opened)
     try:
         yield opened
     finally:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import Unauthenticated
-from service.keys import Anonymous, BadKeyFile, KeyFile, new_key
+from service.identity import Anonymous, Credentials
+from service.identity.keys import BadKeyFile, KeyFile, new_key
 
 
 def key_file(tmp_path: Path, *tenants: str) -> tuple[KeyFile, list[str]]:
@@ -17,8 +18,8 @@ def key_file(tmp_path: Path, *tenants: str) -> tuple[KeyFile, list[str]]:
 
 def test_a_key_tells_its_tenant(tmp_path: Path) -> None:
     keys, [alice, bob] = key_file(tmp_path, "alice", "bob")
-    assert keys.tenant_of(f"Bearer {alice}") == "alice"
-    assert keys.tenant_of(f"bearer {bob}") == "bob"
+    assert keys.identify(Credentials(f"Bearer {alice}")).tenant == "alice"
+    assert keys.identify(Credentials(f"bearer {bob}")).tenant == "bob"
 
 
 def test_every_wrong_key_is_refused_alike(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_every_wrong_key_is_refused_alike(tmp_path: Path) -> None:
     messages = set()
     for authorization in wrong:
         with pytest.raises(Unauthenticated) as refused:
-            keys.tenant_of(authorization)
+            keys.identify(Credentials(authorization))
         messages.add(str(refused.value))
     assert len(messages) == 1
 
@@ -63,4 +64,7 @@ def test_a_tenants_name_fits_a_line(tenant: str) -> None:
 
 
 def test_without_keys_everyone_is_the_same_tenant() -> None:
-    assert Anonymous().tenant_of(None) == Anonymous().tenant_of("Bearer whatever")
+    assert (
+        Anonymous().identify(Credentials(None)).tenant
+        == Anonymous().identify(Credentials("Bearer whatever")).tenant
+    )

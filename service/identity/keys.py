@@ -11,31 +11,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from service.errors import Unauthenticated
+from service.identity import Credentials, Identity
 
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 
 class BadKeyFile(Exception):
     """A line of a key file is none. Names its number, never its content."""
-
-
-class Keys(Protocol):
-    """Tells who is calling."""
-
-    def tenant_of(self, authorization: str | None) -> str:
-        """Return the tenant of an Authorization value. Raises `Unauthenticated`, always alike."""
-
-
-class Anonymous:
-    """No keys are configured: everyone is the same tenant."""
-
-    def tenant_of(self, authorization: str | None) -> str:
-        """Return the one tenant there is; whatever key a client sends is ignored."""
-        del authorization
-        return "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +30,8 @@ class _Key:
 
 class KeyFile:
     """The keys of a file, read once."""
+
+    anonymous = False
 
     def __init__(self, keys: Mapping[str, _Key]) -> None:
         self._keys = keys
@@ -62,16 +48,21 @@ class KeyFile:
             keys[fields[0]] = _Key(tenant=fields[1], digest=fields[2])
         return cls(keys)
 
-    def tenant_of(self, authorization: str | None) -> str:
+    def identify(self, credentials: Credentials) -> Identity:
         """Return the key's tenant. Unknown ids and wrong secrets take the same steps."""
-        scheme, _, token = (authorization or "").partition(" ")
+        scheme, _, token = (credentials.authorization or "").partition(" ")
         prefix, _, rest = token.strip().partition("_")
         key_id, _, secret = rest.partition("_")
         key = self._keys.get(key_id)
         matches = hmac.compare_digest(_digest(secret), key.digest if key else _NOBODY)
         if key is None or not matches or scheme.lower() != "bearer" or prefix != "tw":
             raise Unauthenticated
-        return key.tenant
+        return Identity(key.tenant, key_id)
+
+    def holds(self, identity: Identity) -> bool:
+        """Tell whether the key is still in the file, for the same tenant."""
+        key = self._keys.get(identity.credential)
+        return key is not None and key.tenant == identity.tenant
 
 
 def new_key(tenant: str) -> tuple[str, str]:
