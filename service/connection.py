@@ -35,8 +35,10 @@ from service.session import (
 )
 from service.steering import required_input
 from service.tenants import Tenants
+from service.turns.grace import Grace
+from service.turns.outcome import Outcome
 from service.turns.run import Run
-from service.turns.runner import Outcome, Runner
+from service.turns.runner import Runner
 from turnwire.delta import Event
 from turnwire.v1 import events_pb2
 
@@ -71,8 +73,14 @@ class Host(Protocol):
     tenants: Tenants
     memory: Memory
 
+    def may_detach(self, tenant: str) -> bool:
+        """Tell whether one more of a tenant's turns may go on without its client."""
+
     def left(self, connection: "Connection") -> None:
-        """Forget a connection that has ended."""
+        """A connection has ended; turns of it that go on, or are being ended, may be left."""
+
+    def settled(self, connection: "Connection") -> None:
+        """Forget a connection that has ended: nothing of it is left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +93,8 @@ class ConnectionLimits:
     retirement: float = 300.0
     """This long before that end it goes as soon as no turn runs, so that no turn meets the end."""
     cache_bytes: int = 32 * MIB
+    grace: float = 30.0
+    """For which a turn that is to be stored goes on without its client."""
 
 
 class Connection:
@@ -93,6 +103,7 @@ class Connection:
     __slots__ = (
         "_cache",
         "_closed",
+        "_detached",
         "_host",
         "_idle",
         "_limits",
@@ -134,6 +145,7 @@ class Connection:
         self._idle: asyncio.Event | None = None
         self._opened = time.monotonic()
         self._closed: float | None = None
+        self._detached: list[Run] = []
         self._turns = 0
         self._retiring = False
         until_retirement = max(limits.age - limits.retirement, 0)
@@ -162,7 +174,8 @@ class Connection:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._sink.end(ending)
+        if self._closed is None:
+            self._sink.end(ending)
 
     async def finished(self) -> None:
         """Return when no turn runs or waits."""
@@ -176,14 +189,25 @@ class Connection:
             return
         self._closed = time.monotonic()
         self._timer.cancel()
-        for task in self._tasks.values():
-            task.cancel()
+        self._let_go()
         self._cache = None
         self._wake()
         self.metrics.connections_open.dec()
         self.metrics.connection_turns.observe(self._turns)
         self.metrics.lived(ending.value, self._closed - self._opened)
         self._host.left(self)
+        if not self._tasks:
+            self._host.settled(self)
+
+    @property
+    def credential(self) -> str:
+        """What the client's credential is called."""
+        return self.caller.credential
+
+    @property
+    def detached(self) -> int:
+        """How many of its turns went on without their client when it was gone."""
+        return len(self._detached)
 
     def recall(self, response_id: str) -> Node | None:
         """Return a node that the connection itself holds."""
@@ -220,11 +244,11 @@ class Connection:
     @property
     def behind(self) -> bool:
         """Whether the client has so much left to read that nothing more should be produced."""
-        return self._sink.congested
+        return self._closed is None and self._sink.congested
 
     async def ready(self) -> None:
-        """Return when the client is no longer behind."""
-        if self._sink.congested:
+        """Return when the client is no longer behind, or gone."""
+        if self.behind:
             await self._sink.drained()
 
     def _afford(self, event: events_pb2.ClientEvent) -> bool:
@@ -280,7 +304,30 @@ class Connection:
         task = asyncio.get_running_loop().create_task(self._run(begin))
         self._tasks[begin.stream_id] = task
 
+    def _let_go(self) -> None:
+        """Stop the turns, but for those that can be picked up again."""
+        for stream_id, task in self._tasks.items():
+            run = self._runs.get(stream_id)
+            if run and self._goes_on(run):
+                self._detached.append(run)
+            else:
+                task.cancel()
+        if self._detached:
+            self._host.metrics.detached_turns.inc(len(self._detached))
+            Grace(self._detached, self._limits.grace, self._count_detached)
+
+    def _goes_on(self, run: Run) -> bool:
+        stored = run.plan.request.store and not run.over_and_kept
+        return stored and self._limits.grace > 0 and self._host.may_detach(self.tenant)
+
     async def _run(self, begin: Begin) -> None:
+        try:
+            await self._run_to_end(begin)
+        finally:
+            if self._closed is not None and not self._tasks:
+                self._host.settled(self)
+
+    async def _run_to_end(self, begin: Begin) -> None:
         began = time.monotonic()
         self.metrics.turns_inflight.inc()
         word = "cancelled"
@@ -304,7 +351,7 @@ class Connection:
             return session.cancelled(stream_id)
         if outcome.node is None:
             return session.failed(stream_id)
-        owed = required_input(self._runs[stream_id].response.output)
+        owed = required_input(outcome.output)
         return session.finished(stream_id, outcome.node.id, owed)
 
     def _rest(self) -> None:
@@ -330,8 +377,12 @@ class Connection:
         self.metrics.turns_inflight.dec()
         self.metrics.turn(outcome)
         self.metrics.turn_seconds.observe(time.monotonic() - began)
-        if outcome == "cancelled" and self._closed is not None:
+        if outcome == "cancelled" and self._closed is not None and not self._detached:
             self.metrics.abort_seconds.observe(time.monotonic() - self._closed)
+
+    def _count_detached(self, outcome: str) -> None:
+        self._host.metrics.detached_turns.dec()
+        self._host.metrics.detached.labels(outcome).inc()
 
     def _count_eviction(self, reason: str) -> None:
         self._host.metrics.cache_evictions.labels("connection", reason).inc()

@@ -8,14 +8,20 @@ of a conversation add are links of a chain of their own, which outlives a compac
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 from service.closed import opened_bytes
 from turnwire.v1 import items_pb2, responses_pb2, state_pb2
 
 _STRING = 128  # what a short string in a set weighs in Python beyond its characters
-_OVERHEAD = 512
-"""Bytes that a segment or a node weighs in Python beyond its contents."""
+_LINK = 576
+"""Bytes that a link of a chain weighs in Python beyond its contents, being counted included."""
+_NODE = 768
+"""The same of a node in a connection's cache."""
+_STORED = 640
+"""What a node weighs more that is in a store's cache too."""
+_RENDERING = 192
+"""What a rendering weighs beyond its contents."""
 
 
 class Rendered(NamedTuple):
@@ -25,6 +31,23 @@ class Rendered(NamedTuple):
     tokens: int
     asks: bool = False
     """Whether a user speaks in it: some models are not told the thoughts behind earlier answers."""
+
+
+class Packed(NamedTuple):
+    """Items as they are kept, and what need not be parsed to be known of them."""
+
+    data: bytes
+    """A serialised `Items`."""
+    items: int
+    """How many they are."""
+    opened: int
+    """Bytes that the sealed items among them open to."""
+
+    @classmethod
+    def of(cls, items: Iterable[items_pb2.Item]) -> Self:
+        """Pack items."""
+        held = items_pb2.Items(items=items)
+        return cls(held.SerializeToString(), len(held.items), opened_bytes(held.items))
 
 
 Renderings: TypeAlias = Mapping[str, Rendered]
@@ -55,20 +78,30 @@ class Segment:
     def __init__(
         self,
         parent: "Segment | None",
-        items: Iterable[items_pb2.Item],
+        items: Packed | Iterable[items_pb2.Item],
         rendered: Renderings | None = None,
     ) -> None:
+        packed = items if isinstance(items, Packed) else Packed.of(items)
         self.parent = parent
-        held = items_pb2.Items(items=items)
-        self._items = held.SerializeToString()
-        self.count: int = len(held.items) + (parent.count if parent else 0)
+        self._items = packed.data
+        self.count: int = packed.items + (parent.count if parent else 0)
         """Items of the conversation up to here."""
-        self.opened: int = opened_bytes(held.items) + (parent.opened if parent else 0)
+        self.opened: int = packed.opened + (parent.opened if parent else 0)
         """Bytes that the sealed items among them open to."""
         self.length: int = len(self._items) + (parent.length if parent else 0)
         """Bytes of all items of the conversation up to here."""
         self.rendered: dict[str, Rendered] = dict(rendered or {})
         """By dialect. Filled by the backend that renders it first; losing it costs time only."""
+
+    @property
+    def packed(self) -> Packed:
+        """The items of this segment alone, as they are kept."""
+        before = self.parent
+        return Packed(
+            self._items,
+            self.count - (before.count if before else 0),
+            self.opened - (before.opened if before else 0),
+        )
 
     @property
     def items(self) -> Sequence[items_pb2.Item]:
@@ -78,7 +111,8 @@ class Segment:
     @property
     def weight(self) -> int:
         """Bytes of memory this segment alone holds, roughly."""
-        return _OVERHEAD + len(self._items) + sum(len(r.data) for r in self.rendered.values())
+        rendered = sum(_RENDERING + len(one.data) for one in self.rendered.values())
+        return _LINK + len(self._items) + rendered
 
     def path(self) -> "list[Segment]":
         """Return all segments of the conversation up to this one, oldest first."""
@@ -108,7 +142,12 @@ class AddedTools:
     @property
     def weight(self) -> int:
         """Bytes of memory this link alone holds, roughly."""
-        return _OVERHEAD + len(self._tools)
+        return _LINK + len(self._tools)
+
+    @property
+    def own(self) -> Sequence[items_pb2.Tool]:
+        """The tools of this link alone, parsed anew with every look."""
+        return items_pb2.AdditionalTools.FromString(self._tools).tools
 
     def parsed(self) -> Sequence[items_pb2.Tool]:
         """Return all tools up to here in the order they were added, parsed anew."""
@@ -117,8 +156,7 @@ class AddedTools:
         while link is not None:
             links.append(link)
             link = link.parent
-        added = (items_pb2.AdditionalTools.FromString(one._tools) for one in reversed(links))  # noqa: SLF001
-        return [tool for tools in added for tool in tools.tools]
+        return [tool for one in reversed(links) for tool in one.own]
 
 
 class Fingerprint(NamedTuple):
@@ -151,6 +189,8 @@ class Node:
     tokens: int = 0
     """How long the conversation was at the end of the turn, as far as the model server told."""
     fingerprint: Fingerprint | None = None
+    crowded: bool = False
+    """Whether its tree has no room for more: what continues it begins a tree of its own."""
 
     @property
     def chains(self) -> Sequence[Link]:
@@ -160,7 +200,7 @@ class Node:
     @property
     def weight(self) -> int:
         """Bytes of memory this node holds beyond its chains, roughly."""
-        return _OVERHEAD + sum(_STRING + len(call) for call in self.pending_calls)
+        return _NODE + sum(_STRING + len(call) for call in self.pending_calls)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -179,8 +219,6 @@ class DurableNode(Node):
     """Whether it can be continued: what failed or was cancelled can only be retrieved."""
     pinned: bool = False
     """Whether a conversation stands on it: deleting the response leaves it what was said."""
-    crowded: bool = False
-    """Whether its tree has no room for more: what continues it begins a tree of its own."""
 
     @property
     def response(self) -> responses_pb2.Response:
@@ -195,5 +233,5 @@ class DurableNode(Node):
     @property
     def weight(self) -> int:
         """Bytes of memory this node holds beyond its chains, roughly."""
-        stored = len(self.response_data) + len(self.trace_data)
+        stored = _STORED + len(self.response_data) + len(self.trace_data)
         return super(DurableNode, self).weight + stored

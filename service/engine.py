@@ -28,6 +28,8 @@ from service.router import Router
 from service.sealing import Seal
 from service.store import Cells, ConversationStore, Store
 from service.tenants import Tenants
+from service.turns.beacons import Beacons
+from service.turns.claims import Claims
 from service.turns.live import Live
 from service.turns.plan import Means
 from service.turns.runner import Runner, State
@@ -110,19 +112,31 @@ class Engine:
         self._router = router
         self._started = int(time.time())
         most_bytes = limits.turn.conversation_bytes
-        tips = Tips(compactions.legible, stores.responses.get, most_bytes)
+        verdicts = VerdictCache(policies.verdict_bytes, metrics)
+        self.moderator = Moderator(policies.classifiers, verdicts, self._screening)
+        find, admit = stores.responses.get, self.moderator.admit
+        tips = Tips(compactions.legible, find, most_bytes, admit)
         self.conversations = Conversations(stores.conversations, tips)
-        state = State(stores.responses, self.conversations, Live())
-        moderator = Moderator(policies.classifiers, VerdictCache(policies.verdict_bytes, metrics))
-        self.runner = Runner(router, state, means, moderator, metrics)
+        beacons = Beacons(stores.cells, policies.seal)
+        claims = Claims(stores.cells, policies.seal)
+        state = State(
+            stores.responses, self.conversations, Live(), beacons, claims, policies.journal
+        )
+        self._state = state
+        self.runner = Runner(router, state, means, self.moderator, metrics)
         self.responses = Responses(state, self.runner, means, self._forget)
         self._connections: set[Connection] = set()
+        self._ended: set[Connection] = set()
+        """Those of which something is left."""
         self._in_background: Counter[str] = Counter()
+        self._detached: Counter[str] = Counter()
+        """Turns, by tenant, that go on without their client."""
         self._transports: dict[str, TransportMetrics] = {}
         self._draining = False
+        self._loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._expelled: set[asyncio.Task[None]] = set()
+        self._expelled: dict[Connection, asyncio.Task[None]] = {}
         self._keep_house()
         self._watch()
 
@@ -168,7 +182,7 @@ class Engine:
         self, caller: Identity, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         """Have a response made in the background; return it as it begins. Raises `Refusal`."""
-        if self._in_background[caller.tenant] >= self.limits.background:
+        if not self.may_detach(caller.tenant):
             raise RateLimited(
                 f"{self.limits.background} responses are being made in the background already. "
                 "Wait for some of them."
@@ -195,21 +209,32 @@ class Engine:
         """Count a connection that a transport turned away: "auth", "origin" or "invalid"."""
         self._metrics_of(transport).connected(outcome)
 
+    def may_detach(self, tenant: str) -> bool:
+        """Tell whether one more of a tenant's responses may be made without a client."""
+        return self._in_background[tenant] + self._detached[tenant] < self.limits.background
+
     def left(self, connection: Connection) -> None:
-        """Forget a connection that has ended."""
+        """A connection has ended; turns of it that go on, or are being ended, may be left."""
         self._connections.discard(connection)
+        self._expelled.pop(connection, None)
+        self._ended.add(connection)
+        self._detached[connection.tenant] += connection.detached
         if connection.metrics is self._metrics_of(_BACKGROUND):
             self._in_background[connection.tenant] -= 1
         else:
             connection.account.close()
-        if not self._connections:
+
+    def settled(self, connection: Connection) -> None:
+        """Forget a connection that has ended: nothing of it is left."""
+        self._ended.discard(connection)
+        self._detached[connection.tenant] -= connection.detached
+        if not self._connections and not self._ended:
             self._empty.set()
 
     async def drain(self, grace: float) -> None:
         """Let every connection go at its next turn boundary, and cut what is left after `grace` seconds."""
         self._draining = True
         self._timer.cancel()
-        self._watching.cancel()
         self.metrics.draining.set(1)
         for connection in list(self._connections):
             connection.leave(Ending.DRAIN, GOING_AWAY)
@@ -217,8 +242,14 @@ class Engine:
             async with asyncio.timeout(grace):
                 await self._empty.wait()
         except TimeoutError:
-            cut = [connection.cut(_CUT, _DRAINED) for connection in list(self._connections)]
+            left = [*self._connections, *self._ended]
+            cut = [connection.cut(_CUT, _DRAINED) for connection in left]
             await asyncio.gather(*cut)
+        finally:
+            self._watching.cancel()
+
+    def _screening(self, tenant: str) -> responses_pb2.ModerationSettings | None:
+        return self.tenants.of(tenant).allowance.screening
 
     def _check_room(self, metrics: TransportMetrics) -> None:
         if self._clients < self.limits.connections and self.memory.pressure < Pressure.HARD:
@@ -248,8 +279,7 @@ class Engine:
         return self._transports[transport]
 
     def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_HOUSEKEEPING, self._look_around)
+        self._timer = self._loop.call_later(_HOUSEKEEPING, self._look_around)
 
     def _look_around(self) -> None:
         self._stores.responses.expire()
@@ -258,16 +288,16 @@ class Engine:
 
     def _watch(self) -> None:
         self.memory.look()
-        for connection in list(self._connections):
+        self._state.beacons.tend(self._state.live.runs)
+        for connection in self._connections - self._expelled.keys():
             if not self._identities.holds(connection.caller):
-                self._expel(connection)
-        self._watching = asyncio.get_running_loop().call_later(_WATCH, self._watch)
+                self._expelled[connection] = self._loop.create_task(self._expel(connection))
+                self.metrics.revocations.inc()
+        self._watching = self._loop.call_later(_WATCH, self._watch)
 
-    def _expel(self, connection: Connection) -> None:
+    async def _expel(self, connection: Connection) -> None:
         """Let a connection go whose client may no longer have it: at once, if that was taken from it."""
         if time.time() >= connection.caller.expires:
             connection.leave(Ending.REVOKED, _EXPIRED)
-            return
-        cutting = asyncio.get_running_loop().create_task(connection.cut(_OUTCAST, _REVOKED))
-        self._expelled.add(cutting)
-        cutting.add_done_callback(self._expelled.discard)
+        else:
+            await connection.cut(_OUTCAST, _REVOKED)

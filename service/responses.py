@@ -4,32 +4,27 @@ All ids are looked up within a tenant; absent, foreign and deleted are the same 
 """
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from service import ids
 from service.compaction import Conversation
 from service.conversation import DurableNode, Node
-from service.errors import ModelError, ModelFailed, NotFound, Overloaded, RateLimited, Refusal
+from service.errors import Conflict, ModelError, ModelFailed, Overloaded, Refusal
 from service.paging import Page, identified, page_of
 from service.session import Begin
+from service.turns.following import Batches, not_found
 from service.turns.output import add_usage
 from service.turns.plan import Means, prompt_of
-from service.turns.replay import replay
-from service.turns.run import Run
 from service.turns.runner import Runner, State
-from turnwire.delta import Event, to_message
-from turnwire.v1 import events_pb2, items_pb2, responses_pb2
+from turnwire.v1 import items_pb2, responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
 
-_TOLD_AT_ONCE = 256
-"""Events of a response that are told again before others have their turn."""
-_MOST_FOLLOWERS = 64
-"""Of one response: every event is told to all of them."""
 _ENDS_WITHIN = 30.0
 """Seconds for a response to be kept once it was told to end."""
+_LOOK = 0.25
+"""Seconds between two looks at whether another replica has ended one."""
 Forget = Callable[[str, str], None]
 """Makes all connections of a tenant let go of a response."""
 
@@ -49,21 +44,23 @@ class Responses:
             so_far = responses_pb2.Response()
             so_far.CopyFrom(run.response)
             return so_far
-        return (await self._stored(tenant, response_id)).response
+        if node := await self._state.store.retrieve(tenant, response_id):
+            return node.response
+        if elsewhere := await self._state.beacons.seen(tenant, response_id):
+            return elsewhere
+        raise not_found(response_id)
 
     async def delete(self, tenant: str, response_id: str) -> rpc.DeleteResponse:
         """Delete a response; one that is being made is cancelled first."""
-        if run := self._state.live.get(tenant, response_id):
-            await self._end(run)
+        await self._end(tenant, response_id)
         if not await self._state.store.delete(tenant, response_id):
-            raise _not_found(response_id)
+            raise not_found(response_id)
         self._forget(tenant, response_id)
         return rpc.DeleteResponse(response_id=response_id, object="response", deleted=True)
 
     async def cancel(self, tenant: str, response_id: str) -> responses_pb2.Response:
         """End a response that is being made; one that has ended is returned as it is."""
-        if run := self._state.live.get(tenant, response_id):
-            await self._end(run)
+        await self._end(tenant, response_id)
         return await self.get(tenant, response_id)
 
     async def input_items(self, tenant: str, response_id: str, page: Page) -> items_pb2.ItemList:
@@ -79,21 +76,13 @@ class Responses:
 
         return page_of(identified(items, draw), page)
 
-    async def follow(
-        self, tenant: str, response_id: str, starting_after: int | None
-    ) -> AsyncGenerator[Sequence[Event], None]:
+    async def follow(self, tenant: str, response_id: str, starting_after: int | None) -> Batches:
         """Return the events after a number (all, if that is None), then those to come, in batches.
 
-        The batches end with the response's last event. They raise `SessionError` for one who reads
-        too slowly, and can be closed at any time.
+        See `Following.events`.
         """
         after = -1 if starting_after is None else starting_after
-        if run := self._state.live.get(tenant, response_id):
-            if run.followers >= _MOST_FOLLOWERS:
-                raise RateLimited(f"{_MOST_FOLLOWERS} clients follow this response already.")
-            return _followed(run, after)
-        node = await self._stored(tenant, response_id)
-        return _told(replay(node.response, node.trace, after))
+        return await self._state.following.events(tenant, response_id, after)
 
     async def compact(
         self, tenant: str, create: responses_pb2.CreateResponse
@@ -104,6 +93,7 @@ class Responses:
             raise Refusal("unsupported_parameter", message, "moderation")
         async with AsyncExitStack() as held:
             plan = await self._runner.plan(Begin(None, create), _Nobody(tenant), held)
+        await self._runner.admit(plan)
         prompt = prompt_of(plan, self._means, ids.root_of(ids.response_id(None)))
         stall = self._means.limits.stall
         try:
@@ -130,16 +120,31 @@ class Responses:
     async def _stored(self, tenant: str, response_id: str) -> DurableNode:
         if node := await self._state.store.retrieve(tenant, response_id):
             return node
-        raise _not_found(response_id)
+        if await self._state.beacons.seen(tenant, response_id):
+            message = "The response is being made on another replica. Ask again when it has ended."
+            raise Conflict("response_in_progress", message, "response_id")
+        raise not_found(response_id)
 
-    async def _end(self, run: Run) -> None:
-        run.stop("cancelled")
+    async def _end(self, tenant: str, response_id: str) -> None:
+        """End a response that is being made, here or on another replica, and wait until it is kept."""
         try:
             async with asyncio.timeout(_ENDS_WITHIN):
-                await run.ended()
+                if run := self._state.live.get(tenant, response_id):
+                    run.stop("cancelled")
+                    await run.ended()
+                else:
+                    await self._end_elsewhere(tenant, response_id)
         except TimeoutError:
             message = "The response is ending, but takes long to be stored. Try again later."
             raise Overloaded("server_is_overloaded", message) from None
+
+    async def _end_elsewhere(self, tenant: str, response_id: str) -> None:
+        """Ask for the end of what is not kept yet, and see to it."""
+        while not await self._state.store.retrieve(tenant, response_id):
+            if not await self._state.beacons.seen(tenant, response_id):
+                return
+            await self._state.beacons.end(tenant, response_id)
+            await asyncio.sleep(_LOOK)
 
 
 class _Nobody:
@@ -152,45 +157,3 @@ class _Nobody:
         """Return nothing: only what is stored can be found."""
         del response_id
         return None
-
-
-async def _followed(run: Run, after: int) -> AsyncGenerator[Sequence[Event], None]:
-    """Tell the events so far, then those to come."""
-    so_far, follower = run.follow(after)
-    try:
-        async for batch in _told(so_far):
-            yield batch
-        while events := await follower.take():
-            yield [_bare(event) for event in events if _is_news(event, after)]
-    finally:
-        follower.leave()
-
-
-async def _told(
-    events: Iterator[events_pb2.ServerEvent],
-) -> AsyncGenerator[Sequence[Event], None]:
-    """Tell events again, some at a time."""
-    while batch := list(itertools.islice(events, _TOLD_AT_ONCE)):
-        yield batch
-        await asyncio.sleep(0)
-
-
-def _is_news(event: Event, after: int) -> bool:
-    """Whether an event comes after a number, or has none: then the client is to hear it now or never."""
-    if isinstance(event, events_pb2.ServerEvent) and not event.HasField("sequence_number"):
-        return True
-    return event.sequence_number > after
-
-
-def _bare(event: Event) -> Event:
-    """Return an event without its lane: who follows a response has none."""
-    if not (message := to_message(event)).HasField("stream_id"):
-        return event
-    bare = events_pb2.ServerEvent()
-    bare.CopyFrom(message)
-    bare.ClearField("stream_id")
-    return bare
-
-
-def _not_found(response_id: str) -> NotFound:
-    return NotFound("not_found", f"Response with id '{response_id[:64]}' not found.", "response_id")

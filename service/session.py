@@ -45,6 +45,8 @@ class Begin(NamedTuple):
 
     stream_id: str | None
     create: responses_pb2.CreateResponse
+    resume: events_pb2.ResumeResponse | None = None
+    """What is to be told in the place of a new response."""
 
 
 class Tell(NamedTuple):
@@ -97,6 +99,8 @@ class _Turn:
     """Steered input in `create`: given back if the response never begins."""
     automatic: bool = False
     """Whether it follows a steered response by itself: then no client waits for it by name."""
+    resume: events_pb2.ResumeResponse | None = None
+    """The response that is to be told; nothing is asked for then."""
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -253,8 +257,10 @@ class Session:
                 return self._steer(event.steer)
             case "interrupt":
                 return self._interrupt(event.interrupt)
+            case "resume":
+                return self._resume(event.resume, stream_id)
             case _:
-                expected = "'response.create', 'response.steer' or 'response.interrupt'"
+                expected = "response.create, response.steer, response.interrupt or response.resume"
                 message = f"Unknown event type: 'type' must be {expected}."
                 raise Refusal("unknown_event_type", message, "type")
 
@@ -274,7 +280,19 @@ class Session:
         self._release(steerings)
         if steerings:
             create = steering.prepended(create, steerings)
-        self._put(lane, _Turn(create, steerings))
+        return self._enqueue(stream_id, _Turn(create, steerings))
+
+    def _resume(self, event: events_pb2.ResumeResponse, stream_id: str | None) -> Step:
+        if self._leaving:
+            raise _moved(self._leaving.message)
+        lane, nothing = self._lane(stream_id), responses_pb2.CreateResponse()
+        if lane.running or self._running >= self._limits.active:
+            self._check_waiting(lane, nothing)
+        return self._enqueue(stream_id, _Turn(nothing, resume=event))
+
+    def _enqueue(self, stream_id: str | None, turn: _Turn) -> Step:
+        lane = self._lanes[stream_id]
+        self._put(lane, turn)
         if lane.running is None and stream_id not in self._ready:
             self._ready.append(stream_id)
         return Step(effects=self._begin_ready())
@@ -389,7 +407,7 @@ class Session:
             self._waiting -= 1
             self._waiting_bytes -= lane.running.size
             self._running += 1
-            effects.append(Begin(stream_id, lane.running.create))
+            effects.append(Begin(stream_id, lane.running.create, lane.running.resume))
         return effects
 
     def _ended(self, stream_id: str | None, effects: Sequence[Effect]) -> Step:

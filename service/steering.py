@@ -108,7 +108,7 @@ def successor(
     """Return the request that follows a steered response: made as it was, with the steered input."""
     follows = responses_pb2.CreateResponse()
     follows.CopyFrom(create)
-    for field in ("input_text", "input", "generate"):
+    for field in ("input_text", "input", "generate", "idempotency_key"):
         follows.ClearField(field)
     if follows.settings.HasField("prompt_cache_options"):
         follows.settings.prompt_cache_options.ClearField("prewarm")

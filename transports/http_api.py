@@ -10,17 +10,20 @@ from typing import Final, TypeAlias
 
 from google.protobuf.message import Message
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.engine import Engine
 from service.errors import NotFound, Refusal
+from service.moderation.answers import answer
 from transports.endpoint import Endpoint
 from transports.errand import run_errand
 from transports.following import follow
 from transports.http_exchange import Collected, while_there
 from transports.http_resource import Call, Handler, Resource, not_found
 from transports.http_stream import Playback, Streamed
+from transports.refusals import SMALL
 from transports.tickets import ticket_routes
 from turnwire.delta import Event
 from turnwire.v1 import conversation_service_pb2, events_pb2, responses_pb2
@@ -75,6 +78,7 @@ class Responses:
             "/responses/{response_id}": {"GET": self._get, "DELETE": self._delete},
             "/responses/{response_id}/cancel": {"POST": self._cancel},
             "/responses/{response_id}/input_items": {"GET": self._input_items},
+            "/moderations": {"POST": self._moderate},
         }
 
     async def _upgrade(self, call: Call) -> ASGIApp:
@@ -83,6 +87,8 @@ class Responses:
 
     async def _create(self, call: Call) -> ASGIApp:
         create = _without_lane(await call.read(responses_pb2.CreateResponse))
+        if key := call.request.headers.get("Idempotency-Key"):
+            create.idempotency_key = key
         if create.settings.background:
             return await self._start(call, create)
         exchange = _streamed(call) if create.stream else _collected(call)
@@ -115,6 +121,15 @@ class Responses:
     async def _input_items(self, call: Call) -> ASGIApp:
         response_id, page = call.named("response_id"), call.page()
         return call.said(await self._engine.responses.input_items(call.tenant, response_id, page))
+
+    async def _moderate(self, call: Call) -> ASGIApp:
+        body = await call.body.read(min(SMALL, call.limits.message_bytes))
+        self._engine.tenants.of(call.tenant).take(len(body))
+        moderator = self._engine.moderator
+        told = await run_errand(
+            self._engine, call.caller, "http", lambda: answer(moderator, call.tenant, body)
+        )
+        return Response(told, media_type="application/json")
 
     async def _compact(self, call: Call) -> ASGIApp:
         create = _without_lane(await call.read(responses_pb2.CreateResponse))

@@ -32,6 +32,8 @@ class Tips:
     """Finds a tenant's stored response by its id."""
     most_bytes: int
     """The longest conversation, in bytes of its items."""
+    admit: Callable[[str, Sequence[items_pb2.Item]], Awaitable[None]]
+    """Raises `Refusal` for a tenant's legible items that its policy withholds."""
 
     async def understood(
         self,
@@ -47,7 +49,9 @@ class Tips:
         find = functools.partial(self.find, conversation.tenant)
         references = References(find, conversation.tip, DurableNode, self.most_bytes)
         with _about("items"):
-            return await references.resolve(items)
+            found = await references.resolve(items)
+            await self.admit(conversation.tenant, self.legible(conversation.tenant, found))
+            return found
 
     def extended(
         self, conversation: StoredConversation, items: Sequence[items_pb2.Item]

@@ -7,7 +7,7 @@ others have said, and one that says much would push out the verdicts of the rest
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _OVERHEAD = 768  # bytes that a verdict and its key weigh in Python beyond its scores
 _SCORE = 64
+_TENANT = 1024  # bytes that a tenant weighs without any verdict
+_TENANTS = 16  # whose budgets all tenants together have
 _DEFECT = Failure("server_error", "The classifier failed.")
 
 
@@ -39,31 +41,54 @@ class _Flight:
 
 
 class VerdictCache:
-    """The verdicts of all tenants. `budget` is the bytes that those of one tenant may weigh."""
+    """The verdicts of all tenants.
 
-    def __init__(self, budget: int, metrics: Metrics) -> None:
+    `budget` is the bytes that those of one tenant may weigh, `total` those of all: beyond that the tenants
+    that were screened longest ago are forgotten. There may be any number of tenants.
+    """
+
+    def __init__(self, budget: int, metrics: Metrics, total: int | None = None) -> None:
         self._budget = budget
+        self._total = _TENANTS * budget if total is None else total
         self._metrics = metrics
-        self._tenants: dict[str, TenantVerdicts] = {}
+        self._bytes = 0
+        self._tenants: OrderedDict[str, TenantVerdicts] = OrderedDict()
 
     def of(self, tenant: str) -> "TenantVerdicts":
-        """Return a tenant's verdicts. Tenants are as many as the operator made."""
+        """Return a tenant's verdicts."""
         if tenant not in self._tenants:
-            self._tenants[tenant] = TenantVerdicts(self._budget, self._metrics)
+            self._tenants[tenant] = TenantVerdicts(self._budget, self._metrics, self._grow)
+            self._grow(_TENANT)
+        self._tenants.move_to_end(tenant)
         return self._tenants[tenant]
+
+    def _grow(self, weight: int) -> None:
+        self._bytes += weight
+        self._metrics.verdict_bytes.inc(weight)
+        while self._bytes > self._total and len(self._tenants) > 1:
+            _, longest_unused = self._tenants.popitem(last=False)
+            self._bytes -= _TENANT
+            self._metrics.verdict_bytes.dec(_TENANT)
+            longest_unused.retire()
 
 
 class TenantVerdicts:
     """An LRU of verdicts, and those that are about to be given. Holds digests, never texts."""
 
-    def __init__(self, budget: int, metrics: Metrics) -> None:
+    def __init__(self, budget: int, metrics: Metrics, grow: Callable[[int], None]) -> None:
         self._budget = budget
+        self._grow_all = grow
         self._bytes = 0
         self._verdicts: OrderedDict[_Key, Verdict] = OrderedDict()
         self._flights: dict[_Key, _Flight] = {}
         self._metrics = metrics
         self._hits = metrics.verdicts.labels("hit")
         self._misses = metrics.verdicts.labels("miss")
+
+    def retire(self) -> None:
+        """Let go of all verdicts, and keep no more: turns that are under way still get theirs."""
+        self._budget = 0
+        self._shrink()
 
     async def of(self, classifier: Classifier, texts: Sequence[str]) -> Sequence[Verdict] | Failure:
         """Return a verdict for each distinct text; only what nobody asks for already is classified."""
@@ -131,15 +156,18 @@ class TenantVerdicts:
         for key, verdict in verdicts.items():
             self._verdicts[key] = verdict
             self._grow(_weight(verdict))
+        self._shrink()
+        return verdicts
+
+    def _shrink(self) -> None:
         while self._bytes > self._budget:
             _, verdict = self._verdicts.popitem(last=False)
             self._grow(-_weight(verdict))
             self._metrics.verdict_evictions.inc()
-        return verdicts
 
     def _grow(self, weight: int) -> None:
         self._bytes += weight
-        self._metrics.verdict_bytes.inc(weight)
+        self._grow_all(weight)
 
 
 def _key(classifier: Classifier, text: str) -> _Key:

@@ -1,7 +1,7 @@
 """Responses that are being made and can be retrieved, and those who follow them."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,11 @@ class Live:
     def get(self, tenant: str, response_id: str) -> "Run | None":
         """Return the run that makes a response, if one does."""
         return self._runs.get((tenant, response_id))
+
+    @property
+    def runs(self) -> Collection["Run"]:
+        """All of them."""
+        return self._runs.values()
 
     @contextmanager
     def listed(self, tenant: str, run: "Run") -> Iterator[None]:

@@ -15,6 +15,7 @@ from service.metrics import TransportMetrics
 from service.moderation import Screening
 from service.requests import diagnostics
 from service.requests.request import Request
+from service.tenants import Account
 from turnwire.delta import Event
 
 if TYPE_CHECKING:
@@ -96,8 +97,14 @@ class Caller(Holder, Protocol):
     """The connection a turn belongs to, as the turn sees it."""
 
     metrics: TransportMetrics
+    account: Account
+    """What its tenant has."""
     interruption: ModelError | None
     """Why the turn is being cut short, where its client should still be told."""
+
+    @property
+    def credential(self) -> str:
+        """What its credential is called."""
 
     def keep(self, node: Node) -> None:
         """Hold a node for the connection's next turns."""

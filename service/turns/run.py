@@ -25,6 +25,7 @@ class Run:
 
     def __init__(self, plan: Plan, means: Means, caller: Caller) -> None:
         self.plan = plan
+        self.began_at = time.monotonic()
         sealing = functools.partial(_with_sealed_reasoning, plan, means)
         self.turn = Turn(_response(plan.request), plan.stream_id, sealing)
         self._caller = caller
@@ -32,6 +33,8 @@ class Run:
         self._legible = functools.partial(means.compactions.legible, plan.tenant)
         self._means = means
         self._withheld = plan.screening is not None and plan.screening.blocks_input
+        self.flagged: bool | None = None
+        """Whether screening flagged anything of the turn, where it was screened."""
         self._working: asyncio.Task[object] | None = None
         """The task that waits for the model server, while it does: only then it can be ended early."""
         self._stop: Stop | None = None
@@ -43,6 +46,19 @@ class Run:
     def response(self) -> responses_pb2.Response:
         """The response as it is now."""
         return self.turn.response
+
+    @property
+    def as_begun(self) -> bytes:
+        """The response, serialised, without what it says."""
+        begun = responses_pb2.Response()
+        begun.CopyFrom(self.response)
+        begun.ClearField("output")
+        return begun.SerializeToString()
+
+    @property
+    def over_and_kept(self) -> bool:
+        """Whether the response has ended, is kept, and all is said."""
+        return self._over.is_set()
 
     @property
     def said(self) -> Sequence[items_pb2.Item] | None:
@@ -125,7 +141,7 @@ class Run:
         try:
             rendered = await self._until_stopped(work)
         finally:
-            self._withheld = work.input_withheld
+            self._withheld, self.flagged = work.input_withheld, work.flagged
         self._diagnose()
         self.turn.settle(int(time.time()))
         return node_of(self.plan, self.turn, self.said, rendered)
@@ -177,9 +193,14 @@ def _with_sealed_reasoning(plan: Plan, means: Means, item: items_pb2.Item) -> it
     return item
 
 
+def _root_giver(parent: Node | None) -> str | None:
+    """Return the response whose tree a new one is to be in: a tree that is full gets no more."""
+    return parent.id if parent and not parent.crowded else None
+
+
 def _response(request: Request) -> responses_pb2.Response:
     return responses_pb2.Response(
-        id=ids.response_id(request.parent.id if request.parent else None),
+        id=ids.response_id(_root_giver(request.parent)),
         object="response",
         created_at=int(time.time()),
         settings=request.echo(),

@@ -6,16 +6,16 @@ only once a response that is to be stored is durable.
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import structlog
 
+from service.audit import Journal
 from service.compaction import threshold
 from service.conversation import DurableNode, Node
 from service.conversations import Conversations, Joined
-from service.errors import Failed, ModelError, Overloaded, Refusal
+from service.errors import Failed, ModelError, NotFound, Overloaded, Refusal
 from service.metrics import Metrics
 from service.moderation import Moderator
 from service.requests.references import References
@@ -31,25 +31,22 @@ from service.requests.request import (
 from service.router import Router
 from service.session import Begin
 from service.store import Store
+from service.turns.account import entry_of
+from service.turns.beacons import Beacons
+from service.turns.claims import Claim, Claims
+from service.turns.following import Following
 from service.turns.live import Live
 from service.turns.nodes import record_of
+from service.turns.outcome import Outcome
 from service.turns.plan import Caller, Holder, Means, Plan
+from service.turns.repeat import Repeat
 from service.turns.run import Run
-from turnwire.v1 import responses_pb2
+from turnwire.v1 import events_pb2, responses_pb2
 
 log = structlog.get_logger(__name__)
 
+_ATTEMPTS = 3
 _DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
-
-
-class Outcome(NamedTuple):
-    """How a turn ended."""
-
-    word: Literal["ok", "failed", "refused", "cancelled"]
-    node: Node | None = None
-    """What can be continued, if anything."""
-    refusal: Refusal | None = None
-    """Why the response never existed; the client has not been told yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,14 @@ class State:
     store: Store
     conversations: Conversations
     live: Live
+    beacons: Beacons
+    claims: Claims
+    journal: Journal
+
+    @property
+    def following(self) -> Following:
+        """What tells a response's events, wherever it is."""
+        return Following(self.live, self.store, self.beacons)
 
 
 class Runner:
@@ -72,6 +77,7 @@ class Runner:
         self._means = means
         self._moderator = moderator
         self._hydrations = metrics.hydrations
+        self._repeated = metrics.repeated
 
     async def run(self, begin: Begin, caller: Caller) -> Outcome:
         """Run a turn to its end.
@@ -81,8 +87,7 @@ class Runner:
         """
         async with AsyncExitStack() as held:
             try:
-                plan = await self.plan(begin, caller, held)
-                await caller.ready()
+                prepared = await self._prepare(begin, caller, held)
             except Refusal as refusal:
                 return Outcome("refused", refusal=refusal)
             except asyncio.CancelledError:
@@ -93,7 +98,68 @@ class Runner:
             except Exception:
                 log.exception("turn_failed")
                 return Outcome("failed", refusal=Failed())
-            return await self._run(Run(plan, self._means, caller), caller)
+            if isinstance(prepared, Repeat):
+                return await prepared.tell(caller)
+            return await self._run(prepared, caller)
+
+    async def _prepare(self, begin: Begin, caller: Caller, held: AsyncExitStack) -> "Run | Repeat":
+        """Find out whether a response is to be made, or was made for the same create. Raises `Refusal`."""
+        if begin.resume:
+            return await self._resumed(begin.resume, begin.stream_id, caller)
+        if not begin.create.HasField("idempotency_key"):
+            return await self._planned(begin, caller, held)
+        for _ in range(_ATTEMPTS):
+            claim = await self._state.claims.find(caller.tenant, begin.create)
+            if repeat := await self._repeat(begin, caller, claim):
+                return repeat
+            run = await self._planned(begin, caller, held)
+            if await self._claimed(run, begin, claim):
+                return run
+            await held.aclose()
+        raise Overloaded(
+            "server_is_overloaded", "The same request is being made elsewhere. Try again."
+        )
+
+    async def _planned(self, begin: Begin, caller: Caller, held: AsyncExitStack) -> Run:
+        plan = await self.plan(begin, caller, held)
+        if plan.request.store:
+            self._state.store.check()
+        await caller.ready()
+        return Run(plan, self._means, caller)
+
+    async def _resumed(
+        self, resume: events_pb2.ResumeResponse, stream_id: str | None, caller: Caller
+    ) -> Repeat:
+        """Return a response that is to be heard again, from where its client has lost it."""
+        after = resume.starting_after if resume.HasField("starting_after") else -1
+        events = await self._state.following.events(caller.tenant, resume.response_id, after)
+        return Repeat(resume.response_id, stream_id, events, self._state.store)
+
+    async def _repeat(self, begin: Begin, caller: Caller, claim: Claim) -> Repeat | None:
+        """Return the response that was begun for a key, unless nothing is left of it."""
+        if not claim.response_id:
+            return None
+        try:
+            events = await self._state.following.events(caller.tenant, claim.response_id)
+        except NotFound:
+            return None
+        self._repeated.labels("again").inc()
+        return Repeat(claim.response_id, begin.stream_id, events, self._state.store)
+
+    async def _claimed(self, run: Run, begin: Begin, claim: Claim) -> bool:
+        """Make a run's response the one that answers its key; tell whether nobody else's does."""
+        if not run.plan.request.store:
+            message = (
+                "'idempotency_key' needs a response that is stored: leave it out, or 'store' in."
+            )
+            raise Refusal("invalid_value", message, "idempotency_key")
+        await self._state.beacons.light(run)  # seen before the claim is: who finds that finds this
+        taken = Claim(claim.revision + 1, run.response.id)
+        if await self._state.claims.take(run.plan.tenant, begin.create, taken):
+            self._repeated.labels("first").inc()
+            return True
+        await self._state.beacons.put_out(run)
+        return False
 
     async def plan(self, begin: Begin, caller: Holder, held: AsyncExitStack) -> Plan:
         """Decide what a turn is to do. Raises `Refusal`.
@@ -116,6 +182,10 @@ class Runner:
             compared=await self._find(compared_id, caller) if compared_id else None,
             joined=joined,
         )
+
+    async def admit(self, plan: Plan) -> None:
+        """Raise `Refusal` for input that is no turn's and that the tenant's policy withholds."""
+        await self._moderator.admit(plan.tenant, plan.request.legible)
 
     async def _join(
         self, settings: responses_pb2.Settings, caller: Holder, held: AsyncExitStack
@@ -172,24 +242,37 @@ class Runner:
         return node if node and node.continuable else None
 
     async def _run(self, run: Run, caller: Caller) -> Outcome:
-        """Have a response made and kept, and tell its end whatever it is."""
-        stored = run.plan.request.store
-        listed = self._state.live.listed(caller.tenant, run) if stored else nullcontext()
-        with listed:
-            try:
-                return await self._make(run, caller)
-            except ModelError as error:
-                return await self._fail(run, error)
-            except Refusal as refusal:  # what the model produced cannot be kept
-                return await self._fail(run, ModelError(refusal.code, refusal.message))
-            except asyncio.CancelledError:
-                if caller.interruption is None:
-                    await self._abandon(run)
-                    raise
-                return await self._fail(run, caller.interruption)
-            except Exception:
-                log.exception("turn_failed")
-                return await self._fail(run, _DEFECT)
+        """Have a response made and kept, and tell its end whatever it is; then write it down."""
+        try:
+            return await self._listed(run, caller)
+        finally:
+            self._state.journal.add(entry_of(run, caller))
+
+    async def _listed(self, run: Run, caller: Caller) -> Outcome:
+        """Let a response that will be stored be found while it is made."""
+        if not run.plan.request.store:
+            return await self._made(run, caller)
+        try:
+            with self._state.live.listed(caller.tenant, run):
+                return await self._made(run, caller)
+        finally:
+            await self._state.beacons.put_out(run)
+
+    async def _made(self, run: Run, caller: Caller) -> Outcome:
+        try:
+            return await self._make(run, caller)
+        except ModelError as error:
+            return await self._fail(run, error)
+        except Refusal as refusal:  # what the model produced cannot be kept
+            return await self._fail(run, ModelError(refusal.code, refusal.message))
+        except asyncio.CancelledError:
+            if caller.interruption is None:
+                await self._abandon(run)
+                raise
+            return await self._fail(run, caller.interruption)
+        except Exception:
+            log.exception("turn_failed")
+            return await self._fail(run, _DEFECT)
 
     async def _make(self, run: Run, caller: Caller) -> Outcome:
         node = await run.make()
@@ -201,7 +284,9 @@ class Runner:
         if not cancelled:
             caller.keep(node)
         run.end()  # at once: what is kept as ended is told as ended
-        return Outcome("cancelled") if cancelled else Outcome("ok", node)
+        return (
+            Outcome("cancelled") if cancelled else Outcome("ok", node, output=run.response.output)
+        )
 
     async def _fail(self, run: Run, error: ModelError) -> Outcome:
         run.turn.failed(error)

@@ -44,6 +44,8 @@ class Work:
         """Output that is shown only after its verdict."""
         self.input_withheld = plan.screening is not None and plan.screening.blocks_input
         """Whether the input did not pass its screening, or has not yet, and so never was said."""
+        self.flagged: bool | None = None
+        """Whether screening flagged anything of the turn; None while nobody has looked at all of it."""
 
     async def prepare(self, silence: Silence) -> Renderings:
         """Do for a warm-up all that can be done before generating."""
@@ -55,10 +57,14 @@ class Work:
         return await self._screened(functools.partial(self._answer, silence))
 
     async def _screened(self, work: Callable[[], Awaitable[Renderings]]) -> Renderings:
-        """Work while the input is screened, or after that where it may be withheld."""
+        """Work while the input is screened, or after that where it may be withheld.
+
+        Rendering it meanwhile would save a millisecond at most, next to a verdict that takes longer
+        only where it comes from another server; and nothing of what is withheld is in any cache.
+        """
         if (screening := self._plan.screening) is None:
             return await work()
-        of_input = asyncio.ensure_future(screening.verdict(self._request.legible))
+        of_input = asyncio.ensure_future(screening.judge("input", self._request.legible))
         try:
             if self.input_withheld:
                 self.input_withheld = not (await of_input).passes
@@ -72,11 +78,14 @@ class Work:
         return rendered
 
     async def conclude(self) -> None:
-        """Tell what screening says of input and output, also of a turn that was ended early."""
+        """Have all that was said screened, also of a turn that was ended early; tell who asked."""
         if screening := self._plan.screening:
-            of_input = await screening.verdict(self._request.legible)
-            of_output = await screening.verdict(self._said())
-            self._turn.response.moderation_json = moderation_json(of_input, of_output)
+            of_input = await screening.judge("input", self._request.legible)
+            of_output = await screening.judge("output", self._said())
+            self.flagged = of_input.flagged or of_output.flagged
+            if screening.told:
+                told = moderation_json(of_input.said, of_output.said)
+                self._turn.response.moderation_json = told
 
     async def _prepared(self) -> Renderings:
         return await self._plan.backend.prepare(self._prompt())
@@ -103,6 +112,7 @@ class Work:
         metrics.recomputed_tokens.inc(again)
         metrics.computed_tokens.inc(uncached - again)
         metrics.output_tokens.inc(finished.output_tokens)
+        self._caller.account.spent(uncached + finished.output_tokens)
 
     async def _pass_on(self, prompt: Prompt, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""
@@ -130,7 +140,7 @@ class Work:
         """Show output that was held back, unless it is to be withheld."""
         if not self._held or self._plan.screening is None:
             return
-        if not (await self._plan.screening.verdict(self._said())).passes:
+        if not (await self._plan.screening.judge("output", self._said())).passes:
             self._turn.stop("content_filter")
         self._show(self._held)
 

@@ -14,9 +14,11 @@ class Gated(Simulator):
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
+        self.begun = 0
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[Produced], None]:
         """Generate as the simulator does."""
+        self.begun += 1
         async with aclosing(super().generate(prompt)) as batches:
             async for batch in batches:
                 yield batch

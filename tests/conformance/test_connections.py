@@ -94,7 +94,7 @@ async def test_a_client_that_vanishes_stops_its_model(
     talk: Talk, server: Server, simulator: Simulator
 ) -> None:
     async with talk() as chat:
-        await chat.send(input="#sim text 3 ; stall 3600")
+        await chat.send(input="#sim text 3 ; stall 3600", store=False)
         await chat.hear_until("output_text_delta")
         assert simulator.running == 1
         await chat.client.vanish()
@@ -118,8 +118,8 @@ async def test_a_client_that_vanishes_takes_its_waiting_turns_along(
     talk: Talk, simulator: Simulator
 ) -> None:
     async with talk() as chat:
-        await chat.send(input="#sim text 1 ; stall 3600")
-        await chat.send(input="#sim text 1 ; stall 3600")
+        await chat.send(input="#sim text 1 ; stall 3600", store=False)
+        await chat.send(input="#sim text 1 ; stall 3600", store=False)
         await chat.hear_until("output_text_delta")
         await chat.client.vanish()
         await quiet(simulator)
@@ -133,7 +133,7 @@ async def test_a_client_that_vanishes_stops_a_turn_that_had_waited(
 ) -> None:
     async with talk() as chat:
         await chat.send(input="first")
-        await chat.send(input="#sim text 1 ; stall 3600")
+        await chat.send(input="#sim text 1 ; stall 3600", store=False)
         assert (await chat.hear()).text == "first"
         await chat.hear_until("output_text_delta")
         await chat.client.vanish()

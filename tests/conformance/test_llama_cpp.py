@@ -82,7 +82,11 @@ async def test_a_client_that_vanishes_stops_llama_cpp(llama: Server, connect: Co
     async with connect(llama, llama.alice) as client:
         chat = Conversation(client)
         await chat.send(
-            model="tiny", input="Go on for ever.", max_output_tokens=3000, ignore_eos=True
+            model="tiny",
+            input="Go on for ever.",
+            max_output_tokens=3000,
+            ignore_eos=True,
+            store=False,
         )
         await chat.hear_until("output_text_delta")
         await client.vanish()

@@ -11,11 +11,13 @@ from service.backends.simulator.backend import Simulator
 from service.engine import Policies
 from service.moderation import Classifier, Failure, Verdict
 from service.moderation.rules import RulesClassifier
+from service.tenants import Allowance, Tenants
 from tests.conformance.clients import Connect
 from tests.conformance.conversation import Conversation
 from tests.conformance.schema import sdk
 from tests.conformance.server import Server, serving
 from turnwire import json_codec
+from turnwire.v1.responses_pb2 import ModerationMode, ModerationPolicy, ModerationSettings
 
 RULES = b"[weapons]\npatterns = ['detonator']\nscore = 0.9\n[words]\npatterns = ['every turn']\n"
 INPUT: dict[str, Any] = {"input": {"mode": "block"}}
@@ -34,16 +36,38 @@ class Broken:
     def close(self) -> None: ...
 
 
+ALLOWANCES = {
+    "bob": Allowance(
+        screening=ModerationSettings(
+            model="rules",
+            policy=ModerationPolicy(
+                input=ModerationMode(mode="block"), output=ModerationMode(mode="block")
+            ),
+        )
+    )
+}
+"""Alice may do as she likes."""
+
+
 @pytest.fixture
 async def screening(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Server]:
     classifiers: list[Classifier] = [RulesClassifier("rules", RULES), Broken()]
-    async with serving(simulator, tmp_path, policies=Policies(classifiers=classifiers)) as started:
+    tenants = Tenants(lambda tenant: ALLOWANCES.get(tenant, Allowance()))
+    policies = Policies(classifiers=classifiers, tenants=tenants)
+    async with serving(simulator, tmp_path, policies=policies) as started:
         yield started
 
 
 @pytest.fixture
 async def chat(screening: Server, connect: Connect) -> AsyncIterator[Conversation]:
     async with connect(screening, screening.alice) as client:
+        yield Conversation(client)
+
+
+@pytest.fixture
+async def supervised(screening: Server, connect: Connect) -> AsyncIterator[Conversation]:
+    """A connection of a tenant whose turns are all screened."""
+    async with connect(screening, screening.bob) as client:
         yield Conversation(client)
 
 
@@ -117,3 +141,50 @@ async def test_where_the_classifier_cannot_look_what_may_be_blocked_is_blocked(
     told = json.loads(heard.response.moderation_json)[part]
     assert (told["type"], told["code"]) == ("error", "classifier_unavailable")
     assert (await chat.ask("hello", **asking("broken"))).text == "hello"
+
+
+@pytest.mark.rule("MO-4")
+async def test_a_tenants_policy_withholds_input_that_nobody_asked_to_be_screened(
+    supervised: Conversation, simulator: Simulator
+) -> None:
+    first = await supervised.ask("hello")
+    assert first.text == "hello"
+    prefilled = simulator.prefilled_tokens
+    blocked = await supervised.ask("a detonator", previous_response_id=first.id)
+    assert blocked.response.incomplete_details.reason == "content_filter"
+    assert list(blocked.response.output) == []
+    assert simulator.prefilled_tokens == prefilled
+
+
+@pytest.mark.rule("MO-4")
+async def test_a_tenants_policy_withholds_output_too(supervised: Conversation) -> None:
+    heard = await supervised.sim("text 5")
+    assert heard.response.incomplete_details.reason == "content_filter"
+    assert b"every turn" not in b"".join(map(json_codec.encode, heard))
+
+
+@pytest.mark.rule("MO-4")
+async def test_of_a_policy_nothing_is_told_to_those_who_did_not_ask(
+    supervised: Conversation,
+) -> None:
+    for text in ("hello", "a detonator"):
+        assert not (await supervised.ask(text)).response.HasField("moderation_json")
+
+
+@pytest.mark.rule("MO-4")
+async def test_no_request_makes_a_policy_laxer(supervised: Conversation) -> None:
+    scored = asking(input={"mode": "score"}, output={"mode": "score"})
+    blocked = await supervised.ask("a detonator", **scored)
+    assert blocked.response.incomplete_details.reason == "content_filter"
+    assert json.loads(blocked.response.moderation_json)["input"]["flagged"]
+    of_another = await supervised.ask("a detonator", **asking("broken"))
+    assert of_another.response.incomplete_details.reason == "content_filter"
+    assert json.loads(of_another.response.moderation_json)["input"]["type"] == "error"
+
+
+@pytest.mark.rule("MO-4")
+async def test_a_policy_is_for_its_tenant_alone(
+    chat: Conversation, supervised: Conversation
+) -> None:
+    assert (await chat.ask("a detonator")).text == "a detonator"
+    assert (await supervised.ask("hello")).text == "hello"

@@ -105,6 +105,10 @@ def screening(cache: VerdictCache, classifier: Classifier, tenant: str = "t") ->
     return found
 
 
+async def said(screening: Screening, items: Iterable[Item]) -> Screened:
+    return (await screening.judge("input", items)).said
+
+
 def user(text: str) -> Item:
     return Item(message=Message(role="user", content_text=text))
 
@@ -184,7 +188,7 @@ def test_classifiers_are_let_go_of(cache: VerdictCache) -> None:
 
 
 async def test_the_gravest_of_all_items_is_told(cache: VerdictCache) -> None:
-    screened = await screening(cache, Words()).verdict([user("long words"), user("a bomb")])
+    screened = await said(screening(cache, Words()), [user("long words"), user("a bomb")])
     assert screened == Verdict("bomb", {"words": 1.0, "length": 0.1}, frozenset({"words"}), True)
     assert not screened.passes
 
@@ -193,7 +197,7 @@ async def test_of_nothing_to_read_nothing_is_said(cache: VerdictCache) -> None:
     image = ContentPart(input_image=items_pb2.InputImage(image_url="data:bomb"))
     classifier = Words()
     items = [Item(message=Message(role="user", content=[image]))]
-    screened = await screening(cache, classifier).verdict(items)
+    screened = await said(screening(cache, classifier), items)
     assert screened == Verdict("bomb", {}, frozenset(), flagged=False)
     assert screened.passes
     assert not classifier.asked
@@ -223,14 +227,14 @@ def test_verdicts_have_the_form_that_released_clients_read() -> None:
 async def test_where_nobody_could_look_nothing_passes(
     cache: VerdictCache, metrics: Metrics
 ) -> None:
-    screened = await screening(cache, Down()).verdict([user("a")])
+    screened = await said(screening(cache, Down()), [user("a")])
     assert screened == DOWN
     assert not screened.passes
     assert counted(metrics, "classifier_failures_total") == 1
 
 
 async def test_a_classifier_with_a_defect_is_a_failure_and_no_crash(cache: VerdictCache) -> None:
-    screened = await screening(cache, Broken()).verdict([user("a"), user("b")])
+    screened = await said(screening(cache, Broken()), [user("a"), user("b")])
     assert screened == Failure("server_error", "The classifier failed.")
 
 
@@ -241,8 +245,8 @@ async def test_what_was_screened_is_never_classified_again(
     cache: VerdictCache, metrics: Metrics
 ) -> None:
     classifier = Words()
-    await screening(cache, classifier).verdict([user("a"), user("b")])
-    screened = await screening(cache, classifier).verdict([user("b"), user("a bomb"), user("a")])
+    await said(screening(cache, classifier), [user("a"), user("b")])
+    screened = await said(screening(cache, classifier), [user("b"), user("a bomb"), user("a")])
     assert classifier.asked == ["a", "b", "a bomb"]
     assert not screened.passes
     assert counted(metrics, "verdicts_total", result="miss") == 3
@@ -252,15 +256,15 @@ async def test_what_was_screened_is_never_classified_again(
 async def test_ids_are_no_reason_to_classify_again(cache: VerdictCache) -> None:
     classifier = Words()
     one = Item(message=Message(id="msg_1", status="completed", role="user", content_text="a"))
-    await screening(cache, classifier).verdict([one])
-    await screening(cache, classifier).verdict([user("a")])
+    await said(screening(cache, classifier), [one])
+    await said(screening(cache, classifier), [user("a")])
     assert classifier.asked == ["a"]
 
 
 async def test_another_version_of_a_classifier_judges_anew(cache: VerdictCache) -> None:
     for version in ("1", "2"):
         classifier = Words(version=version)
-        await screening(cache, classifier).verdict([user("a")])
+        await said(screening(cache, classifier), [user("a")])
         assert classifier.asked == ["a"]
 
 
@@ -268,37 +272,63 @@ async def test_no_tenant_learns_from_the_time_it_takes_what_another_said(
     cache: VerdictCache,
 ) -> None:
     classifier = Words()
-    await screening(cache, classifier, "one").verdict([user("a")])
-    await screening(cache, classifier, "other").verdict([user("a")])
+    await said(screening(cache, classifier, "one"), [user("a")])
+    await said(screening(cache, classifier, "other"), [user("a")])
     assert classifier.asked == ["a", "a"]
 
 
 async def test_failures_are_not_remembered(cache: VerdictCache) -> None:
-    await screening(cache, Down()).verdict([user("a")])
-    assert (await screening(cache, Words()).verdict([user("a")])).passes
+    await said(screening(cache, Down()), [user("a")])
+    assert (await said(screening(cache, Words()), [user("a")])).passes
 
 
 async def test_verdicts_unused_for_longest_make_room(metrics: Metrics) -> None:
     cache = VerdictCache(2000, metrics)
     classifier = Words()
     for text in ("a", "b", "a", "c", "a", "b"):
-        await screening(cache, classifier).verdict([user(text)])
+        await said(screening(cache, classifier), [user(text)])
     assert classifier.asked == ["a", "b", "c", "b"]
     assert counted(metrics, "verdict_evictions_total") == 2
-    assert 0 < counted(metrics, "verdict_cache_bytes") <= 2000
+    assert 0 < counted(metrics, "verdict_cache_bytes") <= 2000 + 1024
+
+
+async def test_tenants_unused_for_longest_make_room_for_any_number_of_others(
+    metrics: Metrics,
+) -> None:
+    cache = VerdictCache(UNBOUNDED, metrics, total=10_000)
+    classifier = Words()
+    for tenant in ("first", *map(str, range(100)), "99", "first"):
+        await said(screening(cache, classifier, tenant), [user("a")])
+    assert len(classifier.asked) == 102
+    assert 1024 < counted(metrics, "verdict_cache_bytes") <= 10_000
+
+
+async def test_a_tenant_that_makes_room_while_it_is_screened_gets_its_verdict(
+    metrics: Metrics,
+) -> None:
+    cache = VerdictCache(UNBOUNDED, metrics, total=3000)
+    classifier = Gated()
+    async with asyncio.timeout(5):
+        waiting = begin(classifier, cache, "bomb")
+        await classifier.began.wait()
+        for tenant in ("other", "another"):
+            await said(screening(cache, Words(), tenant), [user("a")])
+        classifier.gate.set()
+        assert verdict_of(await waiting) is not None
+    assert counted(metrics, "verdict_cache_bytes") <= 3000
 
 
 async def test_without_a_budget_everything_is_classified_again(metrics: Metrics) -> None:
     cache = VerdictCache(0, metrics)
     classifier = Words()
     for _ in range(2):
-        assert not (await screening(cache, classifier).verdict([user("bomb")])).passes
+        assert not (await said(screening(cache, classifier), [user("bomb")])).passes
     assert classifier.asked == ["bomb", "bomb"]
-    assert counted(metrics, "verdict_cache_bytes") == 0
+    assert counted(metrics, "verdict_cache_bytes") == 1024
 
 
 def begin(classifier: Gated, cache: VerdictCache, *texts: str) -> asyncio.Task[Screened]:
-    return asyncio.create_task(screening(cache, classifier).verdict(map(user, texts)))
+    return asyncio.create_task(said(screening(cache, classifier), map(user, texts)))
 
 
 async def test_screenings_at_once_share_a_classification(cache: VerdictCache) -> None:
@@ -619,6 +649,6 @@ async def test_a_classifier_that_is_silent_is_waited_for_no_longer_than_its_dead
 
 async def test_a_remote_failure_blocks(cache: VerdictCache) -> None:
     http = HttpClient("http://127.0.0.1:1", {}, Deadlines())
-    screened = await screening(cache, RemoteClassifier("omni", http, 5.0)).verdict([user("a")])
+    screened = await said(screening(cache, RemoteClassifier("omni", http, 5.0)), [user("a")])
     assert isinstance(screened, Failure)
     assert not screened.passes

@@ -1,7 +1,7 @@
 """Conversations over gRPC: each call is the engine's, typed, and failures are statuses."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 import grpc
@@ -32,6 +32,11 @@ class Named(Anonymous):
         if credentials.authorization is None:
             raise Unauthenticated
         return Identity(credentials.authorization)
+
+
+async def admit(tenant: str, items: Sequence[items_pb2.Item]) -> None:
+    """Let everything pass."""
+    del tenant, items
 
 
 async def nothing(tenant: str, response_id: str) -> Node | None:
@@ -75,7 +80,7 @@ class Going:
 @pytest.fixture
 async def face() -> AsyncIterator[Face]:
     cache = SegmentCache[StoredConversation](Bounds(budget=1 << 24), lambda: 0.0)
-    tips = Tips(lambda _, items: items, nothing, 1 << 20)
+    tips = Tips(lambda _, items: items, nothing, 1 << 20, admit)
     conversations = Conversations(MemoryConversations(cache), tips)
     engine = Going(conversations)
     server = await serve(cast("Engine", engine), Named(), Limits(), "127.0.0.1:0")

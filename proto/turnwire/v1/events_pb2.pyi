@@ -33,6 +33,7 @@ class ClientEvent(_message.Message):
     STEER_FIELD_NUMBER: _builtins.int
     OTHER_JSON_FIELD_NUMBER: _builtins.int
     INTERRUPT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The lane the event belongs to: turns of one lane follow each other, lanes run side by side.
     Absent is the default lane. 1 to 256 characters of A-Z a-z 0-9 _ . -
@@ -57,6 +58,12 @@ class ClientEvent(_message.Message):
         the response as incomplete, which can be continued.
         """
 
+    @_builtins.property
+    def resume(self) -> Global___ResumeResponse:
+        """Sent to hear the rest of a stored response that began on another connection, on whatever face. It is
+        a turn of its lane: answered by the response's events, or by one error.
+        """
+
     def __init__(
         self,
         *,
@@ -65,14 +72,15 @@ class ClientEvent(_message.Message):
         steer: Global___SteerResponse | None = ...,
         other_json: _builtins.str = ...,
         interrupt: Global___InterruptResponse | None = ...,
+        resume: Global___ResumeResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "resume", b"resume", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id", "create", b"create", "interrupt", b"interrupt", "kind", b"kind", "other_json", b"other_json", "resume", b"resume", "steer", b"steer", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stream_id: _TypeAlias = _typing.Literal["stream_id"]  # noqa: Y015
     _WhichOneofArgType__stream_id: _TypeAlias = _typing.Literal["_stream_id", b"_stream_id"]  # noqa: Y015
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "steer", "other_json", "interrupt"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "steer", "other_json", "interrupt", "resume"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_id) -> _WhichOneofReturnType__stream_id | None: ...
@@ -80,6 +88,40 @@ class ClientEvent(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___ClientEvent: _TypeAlias = ClientEvent  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    """Picks up a stored response where it was lost. Its events have the numbers they had, and go on as they
+    happen if it is still being made.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    STARTING_AFTER_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """The response to hear."""
+    starting_after: _builtins.int
+    """Only events after the one with this number; without it, all of them."""
+    extra_json: _builtins.str
+    """Members of the JSON form that are not declared here."""
+    def __init__(
+        self,
+        *,
+        response_id: _builtins.str = ...,
+        starting_after: _builtins.int | None = ...,
+        extra_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after", "starting_after", b"starting_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after", "extra_json", b"extra_json", "response_id", b"response_id", "starting_after", b"starting_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__starting_after: _TypeAlias = _typing.Literal["starting_after"]  # noqa: Y015
+    _WhichOneofArgType__starting_after: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__starting_after) -> _WhichOneofReturnType__starting_after | None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
 
 @_typing.final
 class InterruptResponse(_message.Message):

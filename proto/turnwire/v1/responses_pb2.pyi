@@ -56,6 +56,7 @@ class CreateResponse(_message.Message):
     CLIENT_METADATA_FIELD_NUMBER: _builtins.int
     STREAM_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
     MODERATION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     input_text: _builtins.str
     """What is new in the conversation, where it was sent as a plain string: one user message."""
@@ -65,6 +66,11 @@ class CreateResponse(_message.Message):
     """Accepted and without effect on connections: events are always streamed there."""
     stream_options_json: _builtins.str
     """How events are to be streamed: a JSON object."""
+    idempotency_key: _builtins.str
+    """The client's own name for this request, 1 to 255 characters: the same request under the same name, on
+    whatever connection and face, is answered with the same response, and the model runs once. Only for
+    responses that are stored. Over HTTP also the header `Idempotency-Key`.
+    """
     extra_json: _builtins.str
     """Members of the JSON form that are not declared here. Handed to model servers that may know them."""
     @_builtins.property
@@ -99,14 +105,17 @@ class CreateResponse(_message.Message):
         client_metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         stream_options_json: _builtins.str | None = ...,
         moderation: Global___ModerationSettings | None = ...,
+        idempotency_key: _builtins.str | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "generate", b"generate", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_idempotency_key", b"_idempotency_key", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "generate", b"generate", "idempotency_key", b"idempotency_key", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "client_metadata", b"client_metadata", "extra_json", b"extra_json", "generate", b"generate", "include", b"include", "input", b"input", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generate", b"_generate", "_idempotency_key", b"_idempotency_key", "_input_text", b"_input_text", "_stream", b"_stream", "_stream_options_json", b"_stream_options_json", "client_metadata", b"client_metadata", "extra_json", b"extra_json", "generate", b"generate", "idempotency_key", b"idempotency_key", "include", b"include", "input", b"input", "input_text", b"input_text", "moderation", b"moderation", "settings", b"settings", "stream", b"stream", "stream_options_json", b"stream_options_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__generate: _TypeAlias = _typing.Literal["generate"]  # noqa: Y015
     _WhichOneofArgType__generate: _TypeAlias = _typing.Literal["_generate", b"_generate"]  # noqa: Y015
+    _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
+    _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
     _WhichOneofReturnType__input_text: _TypeAlias = _typing.Literal["input_text"]  # noqa: Y015
     _WhichOneofArgType__input_text: _TypeAlias = _typing.Literal["_input_text", b"_input_text"]  # noqa: Y015
     _WhichOneofReturnType__stream: _TypeAlias = _typing.Literal["stream"]  # noqa: Y015
@@ -115,6 +124,8 @@ class CreateResponse(_message.Message):
     _WhichOneofArgType__stream_options_json: _TypeAlias = _typing.Literal["_stream_options_json", b"_stream_options_json"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__generate) -> _WhichOneofReturnType__generate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_text) -> _WhichOneofReturnType__input_text | None: ...
     @_typing.overload

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from turnwire.v1 import items_pb2 as turnwire_dot_v1_dot_items__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnwire/v1/state.proto\x12\x0bturnwire.v1\x1a\x17turnwire/v1/items.proto\"\x98\x01\n\x05Trace\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.StreamTrace\x12\'\n\x06\x61sides\x18\x02 \x03(\x0b\x32\x17.turnwire.v1.AsideTrace\x12\x0f\n\x07warm_up\x18\x03 \x01(\x08\x12*\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x19.turnwire.v1.DroppedTrace\"?\n\x0c\x44roppedTrace\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x11.turnwire.v1.Item\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"?\n\x0bStreamTrace\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x05\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\r\"\x1b\n\nAsideTrace\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\"\x8c\x02\n\nStoredPath\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12,\n\x08segments\x18\x03 \x03(\x0b\x32\x1a.turnwire.v1.StoredSegment\x12\x0e\n\x06inputs\x18\x04 \x01(\r\x12\x15\n\rpending_calls\x18\x05 \x03(\t\x12&\n\x0b\x61\x64\x64\x65\x64_tools\x18\x06 \x03(\x0b\x32\x11.turnwire.v1.Tool\x12\x0e\n\x06tokens\x18\x07 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x08 \x03(\x04\x12\x13\n\x0b\x63ontinuable\x18\t \x01(\x08\x12\x13\n\x0b\x62\x65gins_anew\x18\n \x01(\x08\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\"\xaf\x01\n\rStoredSegment\x12\r\n\x05items\x18\x01 \x01(\x0c\x12>\n\nrenderings\x18\x02 \x03(\x0b\x32*.turnwire.v1.StoredSegment.RenderingsEntry\x1aO\n\x0fRenderingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.turnwire.v1.StoredRendering:\x02\x38\x01\"=\n\x0fStoredRendering\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x0c\n\x04\x61sks\x18\x03 \x01(\x08\"1\n\x0eStoredResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\r\n\x05trace\x18\x02 \x01(\x0c\"\xcd\x01\n\x12StoredConversation\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\x12?\n\x08metadata\x18\x03 \x03(\x0b\x32-.turnwire.v1.StoredConversation.MetadataEntry\x12\x0e\n\x06tip_id\x18\x04 \x01(\t\x12\x10\n\x08unlisted\x18\x05 \x01(\x04\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17turnwire/v1/state.proto\x12\x0bturnwire.v1\x1a\x17turnwire/v1/items.proto\"\x98\x01\n\x05Trace\x12)\n\x07streams\x18\x01 \x03(\x0b\x32\x18.turnwire.v1.StreamTrace\x12\'\n\x06\x61sides\x18\x02 \x03(\x0b\x32\x17.turnwire.v1.AsideTrace\x12\x0f\n\x07warm_up\x18\x03 \x01(\x08\x12*\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x19.turnwire.v1.DroppedTrace\"?\n\x0c\x44roppedTrace\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x11.turnwire.v1.Item\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\"?\n\x0bStreamTrace\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\x05\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\r\"\x1b\n\nAsideTrace\x12\r\n\x05\x65vent\x18\x01 \x01(\x0c\"\xae\x02\n\nStoredPath\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12,\n\x08segments\x18\x03 \x03(\x0b\x32\x1a.turnwire.v1.StoredSegment\x12\x0e\n\x06inputs\x18\x04 \x01(\r\x12\x15\n\rpending_calls\x18\x05 \x03(\t\x12&\n\x0b\x61\x64\x64\x65\x64_tools\x18\x06 \x03(\x0b\x32\x11.turnwire.v1.Tool\x12\x0e\n\x06tokens\x18\x07 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x08 \x03(\x04\x12\x13\n\x0b\x63ontinuable\x18\t \x01(\x08\x12\x0e\n\x06pinned\x18\n \x01(\x08\x12\x11\n\twithdrawn\x18\x0b \x01(\x08\x12\r\n\x05tools\x18\x0c \x01(\r\x12\x13\n\x0b\x66irst_bytes\x18\r \x01(\x04\"\xce\x01\n\rStoredSegment\x12\r\n\x05items\x18\x01 \x01(\x0c\x12>\n\nrenderings\x18\x02 \x03(\x0b\x32*.turnwire.v1.StoredSegment.RenderingsEntry\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0e\n\x06opened\x18\x04 \x01(\x04\x1aO\n\x0fRenderingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.turnwire.v1.StoredRendering:\x02\x38\x01\"=\n\x0fStoredRendering\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x0c\n\x04\x61sks\x18\x03 \x01(\x08\"B\n\x0eStoredResponse\x12\x10\n\x08response\x18\x01 \x01(\x0c\x12\r\n\x05trace\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\r\"\xe1\x01\n\x12StoredConversation\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ncreated_at\x18\x02 \x01(\x03\x12?\n\x08metadata\x18\x03 \x03(\x0b\x32-.turnwire.v1.StoredConversation.MetadataEntry\x12\x0e\n\x06tip_id\x18\x04 \x01(\t\x12\x10\n\x08unlisted\x18\x05 \x01(\x04\x12\x12\n\nwritten_at\x18\x06 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,17 +45,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASIDETRACE']._serialized_start=350
   _globals['_ASIDETRACE']._serialized_end=377
   _globals['_STOREDPATH']._serialized_start=380
-  _globals['_STOREDPATH']._serialized_end=648
-  _globals['_STOREDSEGMENT']._serialized_start=651
-  _globals['_STOREDSEGMENT']._serialized_end=826
-  _globals['_STOREDSEGMENT_RENDERINGSENTRY']._serialized_start=747
-  _globals['_STOREDSEGMENT_RENDERINGSENTRY']._serialized_end=826
-  _globals['_STOREDRENDERING']._serialized_start=828
-  _globals['_STOREDRENDERING']._serialized_end=889
-  _globals['_STOREDRESPONSE']._serialized_start=891
-  _globals['_STOREDRESPONSE']._serialized_end=940
-  _globals['_STOREDCONVERSATION']._serialized_start=943
-  _globals['_STOREDCONVERSATION']._serialized_end=1148
-  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_start=1101
-  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_end=1148
+  _globals['_STOREDPATH']._serialized_end=682
+  _globals['_STOREDSEGMENT']._serialized_start=685
+  _globals['_STOREDSEGMENT']._serialized_end=891
+  _globals['_STOREDSEGMENT_RENDERINGSENTRY']._serialized_start=812
+  _globals['_STOREDSEGMENT_RENDERINGSENTRY']._serialized_end=891
+  _globals['_STOREDRENDERING']._serialized_start=893
+  _globals['_STOREDRENDERING']._serialized_end=954
+  _globals['_STOREDRESPONSE']._serialized_start=956
+  _globals['_STOREDRESPONSE']._serialized_end=1022
+  _globals['_STOREDCONVERSATION']._serialized_start=1025
+  _globals['_STOREDCONVERSATION']._serialized_end=1250
+  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_start=1203
+  _globals['_STOREDCONVERSATION_METADATAENTRY']._serialized_end=1250
 # @@protoc_insertion_point(module_scope)

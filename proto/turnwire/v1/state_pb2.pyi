@@ -162,8 +162,10 @@ class StoredPath(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     CONTINUABLE_FIELD_NUMBER: _builtins.int
-    BEGINS_ANEW_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    FIRST_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """How this message is to be read. A replica that does not know a version treats the record as absent."""
     parent_id: _builtins.str
@@ -174,10 +176,14 @@ class StoredPath(_message.Message):
     """How long the conversation was at the end of the turn."""
     continuable: _builtins.bool
     """Whether the response can be continued. What failed can only be retrieved."""
-    begins_anew: _builtins.bool
-    """Whether the items of this record are all that a model is to be told: nothing before it is read."""
     pinned: _builtins.bool
     """Whether a conversation stands on it."""
+    withdrawn: _builtins.bool
+    """Whether the response was deleted and only the conversation that stands on it goes on."""
+    tools: _builtins.int
+    """How many tools were added up to here. As many as before it: it added none, whatever stands here."""
+    first_bytes: _builtins.int
+    """Bytes of the record that its tree begins with, as far as that is known."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredSegment]:
         """What the response added to its conversation. A record that stands alone has one for every turn before
@@ -190,7 +196,7 @@ class StoredPath(_message.Message):
 
     @_builtins.property
     def added_tools(self) -> _containers.RepeatedCompositeFieldContainer[_items_pb2.Tool]:
-        """Tools that items of the conversation added here. A record that stands alone has all of them."""
+        """Tools that items of the conversation added last. A record that stands alone has all of them."""
 
     @_builtins.property
     def fingerprint(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -208,12 +214,14 @@ class StoredPath(_message.Message):
         tokens: _builtins.int = ...,
         fingerprint: _abc.Iterable[_builtins.int] | None = ...,
         continuable: _builtins.bool = ...,
-        begins_anew: _builtins.bool = ...,
         pinned: _builtins.bool = ...,
+        withdrawn: _builtins.bool = ...,
+        tools: _builtins.int = ...,
+        first_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_tools", b"added_tools", "begins_anew", b"begins_anew", "continuable", b"continuable", "fingerprint", b"fingerprint", "inputs", b"inputs", "parent_id", b"parent_id", "pending_calls", b"pending_calls", "pinned", b"pinned", "segments", b"segments", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_tools", b"added_tools", "continuable", b"continuable", "fingerprint", b"fingerprint", "first_bytes", b"first_bytes", "inputs", b"inputs", "parent_id", b"parent_id", "pending_calls", b"pending_calls", "pinned", b"pinned", "segments", b"segments", "tokens", b"tokens", "tools", b"tools", "version", b"version", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,8 +256,14 @@ class StoredSegment(_message.Message):
 
     ITEMS_FIELD_NUMBER: _builtins.int
     RENDERINGS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
     items: _builtins.bytes
     """The items: a serialised `Items`."""
+    count: _builtins.int
+    """How many items that is, so that nobody has to parse them to count."""
+    opened: _builtins.int
+    """How many bytes the sealed ones among them open to."""
     @_builtins.property
     def renderings(self) -> _containers.MessageMap[_builtins.str, Global___StoredRendering]:
         """What was made of them once, by dialect. Losing it costs time only."""
@@ -259,10 +273,12 @@ class StoredSegment(_message.Message):
         *,
         items: _builtins.bytes = ...,
         renderings: _abc.Mapping[_builtins.str, Global___StoredRendering] | None = ...,
+        count: _builtins.int = ...,
+        opened: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "renderings", b"renderings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "items", b"items", "opened", b"opened", "renderings", b"renderings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,19 +322,23 @@ class StoredResponse(_message.Message):
 
     RESPONSE_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     response: _builtins.bytes
     """The response: a serialised `Response`."""
     trace: _builtins.bytes
     """How its events were cut: a serialised `Trace`."""
+    version: _builtins.int
+    """How this message is to be read."""
     def __init__(
         self,
         *,
         response: _builtins.bytes = ...,
         trace: _builtins.bytes = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "trace", b"trace", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,6 +375,7 @@ class StoredConversation(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     TIP_ID_FIELD_NUMBER: _builtins.int
     UNLISTED_FIELD_NUMBER: _builtins.int
+    WRITTEN_AT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """How this message is to be read."""
     created_at: _builtins.int
@@ -363,6 +384,8 @@ class StoredConversation(_message.Message):
     """The response, or what was kept like one, that the next turn continues; empty while there are no items."""
     unlisted: _builtins.int
     """Items that have been taken out or superseded."""
+    written_at: _builtins.int
+    """When this was written, in seconds since 1970: what is read after a while is written again, to live on."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's own pairs."""
@@ -375,10 +398,11 @@ class StoredConversation(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tip_id: _builtins.str = ...,
         unlisted: _builtins.int = ...,
+        written_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "tip_id", b"tip_id", "unlisted", b"unlisted", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "tip_id", b"tip_id", "unlisted", b"unlisted", "version", b"version", "written_at", b"written_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

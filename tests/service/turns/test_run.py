@@ -14,7 +14,7 @@ from service.backends import Backend, CallText, Finished, Produced, Prompt, Text
 from service.backends.simulator.backend import Simulator
 from service.cache import Bounds, NodeCache, SegmentCache
 from service.compaction import Compacted, Conversation
-from service.connection import Connection
+from service.connection import Connection, ConnectionLimits
 from service.conversation import DurableNode, Renderings
 from service.engine import Engine, EngineLimits, Policies, Stores
 from service.errors import Ending, NotFound, SessionError
@@ -132,7 +132,7 @@ class World:
                 cells=MemoryCells(time.monotonic),
             ),
             Metrics(CollectorRegistry()),
-            EngineLimits(),
+            EngineLimits(connection=ConnectionLimits(grace=0)),
             Policies(compactor=Short(self.gate), classifiers=[Words(self.gate)]),
         )
         self.told: Told = []
