@@ -1,6 +1,9 @@
 """The command line: `turnwire serve`, `demo`, `models`, `keys`, `bench`."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+import base64
+import itertools
+import secrets
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,16 +21,20 @@ from compare.agent import AgentFailed
 from compare.clients import Disconnected
 from compare.demo import demo as play
 from service import logs, models
+from service.audit.places import BadJournal
 from service.bench.report import as_json, table
 from service.bench.rows import Row, Size, rows
 from service.bench.subjects import Candidate, candidates
 from service.config import Config, settings_table
 from service.errors import ModelError
-from service.identity.keys import BadKeyFile, new_key
+from service.identity.keys import new_key
+from service.identity.live_files import BadFile
 from service.serve import Service, embedded, roster_of, running, serve
 from service.servers import Roster
 from service.servers.detection import Found, detect
 from service.servers.file import BadModelsFile
+from service.usage import table as usage_table
+from service.usage import totals
 
 app = typer.Typer(
     help="Keep agents' conversations in memory next to the model: the Responses API over "
@@ -138,6 +145,26 @@ def new_command(tenant: str) -> None:
     typer.echo(line)
 
 
+@keys_app.command("sealing")
+def sealing_command() -> None:
+    """Make a key for sealing. Put the line first in the file in TURNWIRE_SEALING_KEYS_FILE."""
+    typer.echo(base64.b64encode(secrets.token_bytes(32)).decode())
+
+
+@app.command("usage")
+def usage_command(
+    journals: Annotated[list[Path], typer.Argument(help="Files of a journal, rotated ones too.")],
+) -> None:
+    """Show what each tenant has used, from a journal's files."""
+    try:
+        told = totals(itertools.chain.from_iterable(map(_lines, journals)))
+    except OSError as error:
+        _stop(str(error))
+    screen = Console()
+    screen.width = screen.width if screen.is_terminal else _PAGE
+    screen.print(usage_table(told))
+
+
 @bench_app.command("render")
 def bench_render_command(
     files: Annotated[
@@ -195,13 +222,18 @@ async def _benched(found: Sequence[Candidate], size: Size, screen: Console) -> S
     return list(told.values())
 
 
+def _lines(journal: Path) -> Iterator[bytes]:
+    with journal.open("rb") as file:
+        yield from file
+
+
 def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run to the end on uvloop. What an operator can mend is said in a sentence."""
     try:
         uvloop.run(work)
     except ModelError as error:
         _stop(error.message)
-    except (OSError, BadKeyFile, AgentFailed, Disconnected) as error:
+    except (OSError, BadFile, BadJournal, AgentFailed, Disconnected) as error:
         _stop(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -1,6 +1,7 @@
 """The composition root: the one module that knows every part, and in which order they start and stop."""
 
 import asyncio
+import dataclasses
 import functools
 import gc
 import signal
@@ -23,6 +24,7 @@ from prometheus_client import (
 import transports.grpc
 import transports.http
 from service import models
+from service.audit.places import journal
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
@@ -34,6 +36,7 @@ from service.identity import Anonymous, Identities
 from service.identity.keys import KeyFile
 from service.metrics import Metrics
 from service.moderation import Classifier
+from service.moderation.embedded import EmbeddedClassifier
 from service.moderation.remote import RemoteClassifier
 from service.moderation.rules import RulesClassifier
 from service.rendering.proof import Proof
@@ -45,6 +48,8 @@ from service.servers.detection import name_of, usual_url
 from service.servers.file import read
 from service.servers.fleet import Fleet
 from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
+from service.tenants import Tenants
+from service.tenants.file import TenantsFile
 from transports.health import serve_health
 from transports.http import Address
 from transports.operations import serve_operations
@@ -85,7 +90,13 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
         fleet = Fleet(roster, router, Adapters(proof).of, metrics)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
-        policies = _policies(config)
+        kept = await stack.enter_async_context(journal(config.journal, metrics, _STOP_SECONDS))
+        policies = dataclasses.replace(
+            _policies(config),
+            identities=identities,
+            tenants=_tenants(config, metrics),
+            journal=kept,
+        )
         for classifier in policies.classifiers:
             stack.callback(classifier.close)
         limits = config.engine_limits()
@@ -223,11 +234,24 @@ def _policies(config: Config) -> Policies:
 def _classifiers(config: Config) -> Iterator[Classifier]:
     if config.moderation_rules_file:
         yield RulesClassifier.read(config.moderation_model, config.moderation_rules_file)
+    if config.moderation_embedded:
+        yield EmbeddedClassifier("embedded")
     if config.moderation_url:
         key = config.moderation_api_key
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         http = HttpClient(config.moderation_url, headers, Deadlines())
         yield RemoteClassifier(config.moderation_model, http, config.moderation_deadline_seconds)
+
+
+def _tenants(config: Config, metrics: Metrics) -> Tenants:
+    """Raises `BadTenantsFile`."""
+
+    def refused(limit: str) -> None:
+        metrics.tenant_refusals.labels(limit).inc()
+
+    if config.tenants_file is None:
+        return Tenants(refused=refused)
+    return Tenants(TenantsFile(config.tenants_file).allowance, refused)
 
 
 def _identities(config: Config) -> Identities:

@@ -7,6 +7,10 @@ from service.turns.plan import Caller
 from service.turns.run import Run
 
 
+_LONGEST = 128
+"""Characters of a name that is not ours."""
+
+
 def entry_of(run: Run, caller: Caller) -> Entry:
     """Return the entry of a run that has ended."""
     response, usage = run.response, run.response.usage
@@ -16,9 +20,9 @@ def entry_of(run: Run, caller: Caller) -> Entry:
         credential=caller.credential,
         transport=caller.metrics.transport,
         response_id=response.id,
-        model=response.settings.model,
+        model=response.settings.model[:_LONGEST],
         outcome=response.status,
-        error=response.error.code if response.HasField("error") else None,
+        error=response.error.code[:_LONGEST] if response.HasField("error") else None,
         stored=run.plan.request.store,
         seconds=time.monotonic() - run.began_at,
         input_tokens=usage.input_tokens,
