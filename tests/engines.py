@@ -1,6 +1,7 @@
 """An engine with a simulator's voice and this process's memory, for tests and benchmarks."""
 
 import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
@@ -12,12 +13,12 @@ from service.router import Router
 from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 
 
-def stores(budget: int = 1 << 26) -> Stores:
+def stores(budget: int = 1 << 26, clock: Callable[[], float] = time.monotonic) -> Stores:
     bounds = Bounds(budget=budget)
     return Stores(
         responses=MemoryStore(NodeCache(bounds, time.monotonic)),
         conversations=MemoryConversations(SegmentCache(bounds, time.monotonic)),
-        cells=MemoryCells(time.monotonic),
+        cells=MemoryCells(clock),
     )
 
 
