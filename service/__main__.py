@@ -33,6 +33,8 @@ from service.serve import Service, embedded, roster_of, running, serve
 from service.servers import Roster
 from service.servers.detection import Found, detect
 from service.servers.file import BadModelsFile
+from service.store import StoreUnavailable
+from service.store.sqlite.file import BadStoreFile
 from service.usage import table as usage_table
 from service.usage import totals
 
@@ -233,7 +235,9 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
     except ModelError as error:
         _stop(error.message)
-    except (OSError, BadFile, BadJournal, AgentFailed, Disconnected) as error:
+    except StoreUnavailable as error:
+        _stop(" ".join(error.__notes__))
+    except (OSError, BadFile, BadStoreFile, BadJournal, AgentFailed, Disconnected) as error:
         _stop(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

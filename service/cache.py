@@ -1,61 +1,22 @@
 """Nodes in memory, within a budget of bytes, and whatever else stands on chains of links.
 
 An agent reads each response about once, with its next turn, and never again: so nodes that have been
-continued go first, then the least recently used. Links are shared between a node and all that continue
-it; each is counted once and let go with the last node that needs it. Segments grow when a model server
-renders them: what a turn has rendered is counted when that turn's node is put.
+continued go first, then the least recently used. Tenants have shelves of their own: where one holds
+more than a fair share it gives way, not the others.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from service.conversation import Link, Node
+from service.conversation import Node
+from service.ledger import Weighed, waterline
+from service.pool import Entry, Pool, Reason, Row, Shelf, Standing, roomy
 
-Reason = Literal["superseded", "lru", "ttl"]
 Key = tuple[str, str]
 """Tenant and response id: an id is worth nothing outside its tenant."""
-
-
-class Weighed(Protocol):
-    """Something that can be held: a name, and what it weighs."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose it is."""
-
-    @property
-    def id(self) -> str:
-        """Its name within the tenant."""
-
-    @property
-    def parent_id(self) -> str | None:
-        """What it continues, if that is of its kind."""
-
-    @property
-    def chains(self) -> Sequence[Link]:
-        """The ends of what it stands on."""
-
-    @property
-    def weight(self) -> int:
-        """Bytes of memory it holds beyond its chains, roughly."""
-
-
 W = TypeVar("W", bound=Weighed)
-
-
-@dataclass(slots=True)
-class _Entry(Generic[W]):
-    node: W
-    weight: int
-    used: float
-
-
-@dataclass(slots=True)
-class _Held:
-    weight: int
-    holders: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +27,7 @@ class Bounds:
     ttl: float = float("inf")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class SegmentCache(Generic[W]):
     """An LRU that evicts what has been continued first. `clock` is monotonic, in seconds."""
 
@@ -74,121 +35,127 @@ class SegmentCache(Generic[W]):
     clock: Callable[[], float]
     evicted: Callable[[Reason], None] = lambda _: None
     """Told of every eviction."""
+    pool: Pool = field(default_factory=lambda: Pool(sys.maxsize))
+    """What it has its memory of, with other caches."""
+    standing: Standing = Standing.SHARED
     bytes: int = 0
     """What the nodes and their chains weigh."""
-    _tips: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
-    _superseded: OrderedDict[Key, _Entry[W]] = field(default_factory=OrderedDict)
-    _links: dict[Link, _Held] = field(default_factory=dict)
+    _shelves: dict[str, Shelf[W]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._tips) + len(self._superseded)
+        return sum(len(shelf.tips) + len(shelf.superseded) for shelf in self._shelves.values())
 
     def get(self, key: Key) -> W | None:
         """Return a node, and keep it longer for having been asked for."""
-        for entries in (self._tips, self._superseded):
-            if (entry := entries.get(key)) is None:
-                continue
-            if self._expired(entry):
-                self._evict(entries, key, "ttl")
-                return None
-            entry.used = self.clock()
-            entries.move_to_end(key)
-            return entry.node
-        return None
+        shelf = self._shelves.get(key[0])
+        if shelf is None or (entry := shelf.find(key[1])) is None:
+            return None
+        if self._expired(entry):
+            self._evict(shelf, entry, "ttl")
+            return None
+        entry.used = self.clock()
+        shelf.touch(entry)
+        return entry.node
 
     def put(self, node: W) -> None:
-        """Keep a node. Whatever it continues is superseded. Putting a node again changes nothing."""
-        key = (node.tenant, node.id)
-        if key in self._tips or key in self._superseded:
+        """Keep a node. Whatever it continues is superseded. Putting a node again changes nothing.
+
+        Room is made of what is there: the newest node stays, even if it is too big.
+        """
+        shelf = self._shelf(node.tenant)
+        if shelf.find(node.id):
             return
-        if node.parent_id and (parent := self._tips.pop((node.tenant, node.parent_id), None)):
-            self._superseded[node.tenant, node.parent_id] = parent
-        entry = _Entry(node, node.weight, self.clock())
-        self._tips[key] = entry
-        self.bytes += entry.weight
-        self._hold(node)
+        if node.parent_id:
+            shelf.supersede(node.parent_id)
+        self._hold(shelf, node)
+        self._expire(shelf)
         self._make_room()
+        self.pool.make_room()
+        shelf.add(Entry(node, self.clock()))
+
+    def offer(self, node: W) -> None:
+        """Keep a node that can be had again, unless memory is short."""
+        if not self.pool.tight:
+            self.put(node)
 
     def replace(self, node: W) -> None:
         """Keep a node in the place of the one with its key."""
-        self._hold(node)  # what both stand on stays counted, and is not walked over
+        shelf = self._shelf(node.tenant)
+        self._hold(shelf, node)  # what both stand on stays counted, and is not walked over
         self.discard((node.tenant, node.id))
         self.put(node)
-        self._let_go(node)
+        self._let_go(shelf, node)
 
     def discard(self, key: Key) -> bool:
         """Let go of a node; tell whether it was there."""
-        for entries in (self._tips, self._superseded):
-            if key in entries:
-                self._remove(entries, key)
-                return True
-        return False
+        shelf = self._shelves.get(key[0])
+        if shelf is None or (entry := shelf.find(key[1])) is None:
+            return False
+        self._remove(shelf, entry)
+        return True
 
     def expire(self) -> None:
         """Let go of all nodes that have not been used for too long."""
-        for entries in (self._superseded, self._tips):
-            while entries and self._expired(next(iter(entries.values()))):
-                self._evict(entries, next(iter(entries)), "ttl")
+        for shelf in list(self._shelves.values()):
+            self._expire(shelf)
 
-    def _make_room(self) -> None:
-        self.expire()
-        while self.bytes > self.bounds.budget and len(self) > 1:
-            if self._superseded:
-                self._evict(self._superseded, next(iter(self._superseded)), "superseded")
-            else:
-                self._evict(self._tips, next(iter(self._tips)), "lru")
+    def close(self) -> None:
+        """Let go of all there is, and use no memory any more."""
+        for shelf in self._shelves.values():
+            shelf.share.forget(shelf)
+            for row in (shelf.superseded, shelf.tips):
+                for entry in row.values():
+                    self.pool.let_go(entry.node)
+            self.pool.let_go(shelf)
+        self._shelves.clear()
+        self.bytes = 0
 
-    def _expired(self, entry: _Entry[W]) -> bool:
+    def _shelf(self, tenant: str) -> Shelf[W]:
+        """Return the shelf of a tenant: it lasts for as long as there is something on it."""
+        if (shelf := self._shelves.get(tenant)) is None:
+            shelf = Shelf(tenant, self.pool.share(tenant), self.standing, self._evict)
+            self.pool.hold(shelf)
+            self._shelves[tenant] = shelf
+        return shelf
+
+    def _expire(self, shelf: Shelf[W]) -> None:
+        for row in (shelf.superseded, shelf.tips):
+            while row and self._expired(oldest := next(iter(row.values()))):
+                self._evict(shelf, oldest, "ttl")
+
+    def _expired(self, entry: Entry[W]) -> bool:
         return self.clock() - entry.used > self.bounds.ttl
 
-    def _evict(self, entries: OrderedDict[Key, _Entry[W]], key: Key, reason: Reason) -> None:
-        self._remove(entries, key)
+    def _make_room(self) -> None:
+        if self.bytes <= self.bounds.budget:
+            return
+        shelves = list(self._shelves.values())
+        level = waterline((shelf.ledger.bytes for shelf in shelves), roomy(self.bounds.budget))
+        for shelf in shelves:
+            self._give_way(shelf, shelf.superseded, level, "superseded")
+            self._give_way(shelf, shelf.tips, level, "lru")
+
+    def _give_way(self, shelf: Shelf[W], row: Row[W], level: int, reason: Reason) -> None:
+        while shelf.ledger.bytes > level and shelf.give(row, reason):
+            pass
+
+    def _evict(self, shelf: Shelf[W], entry: Entry[W], reason: Reason) -> None:
+        self._remove(shelf, entry)
         self.evicted(reason)
 
-    def _remove(self, entries: OrderedDict[Key, _Entry[W]], key: Key) -> None:
-        entry = entries.pop(key)
-        self.bytes -= entry.weight
-        self._let_go(entry.node)
+    def _remove(self, shelf: Shelf[W], entry: Entry[W]) -> None:
+        shelf.remove(entry)
+        self._let_go(shelf, entry.node)
 
-    def _hold(self, node: W) -> None:
-        """Count the links of a node's chains, as far as they are not counted yet."""
-        for end in node.chains:
-            link: Link | None = end
-            while link is not None:
-                if held := self._links.get(link):
-                    held.holders += 1
-                    self._weigh_again(link)
-                    break
-                self._links[link] = _Held(link.weight)
-                self.bytes += self._links[link].weight
-                link = link.parent
+    def _hold(self, shelf: Shelf[W], node: W) -> None:
+        self.bytes += shelf.ledger.hold(node)
+        self.pool.hold(node)
 
-    def _weigh_again(self, link: Link | None) -> None:
-        """Count what links have grown by since they were counted, back to one that has not grown.
-
-        A model server renders all that it lacks of a chain at once: what is before that one was
-        counted when it grew.
-        """
-        while link is not None:
-            held, weight = self._links[link], link.weight
-            if held.weight == weight:
-                return
-            self.bytes += weight - held.weight
-            held.weight = weight
-            link = link.parent
-
-    def _let_go(self, node: W) -> None:
-        """Stop counting the links of a node's chains, as far as nothing else needs them."""
-        for end in node.chains:
-            link: Link | None = end
-            while link is not None:
-                held = self._links[link]
-                held.holders -= 1
-                if held.holders:
-                    break
-                self.bytes -= held.weight
-                del self._links[link]
-                link = link.parent
+    def _let_go(self, shelf: Shelf[W], node: W) -> None:
+        self.bytes -= shelf.ledger.let_go(node)
+        self.pool.let_go(node)
+        if not shelf.ledger:
+            self.pool.let_go(self._shelves.pop(node.tenant))
 
 
 class NodeCache(SegmentCache[Node]):

@@ -18,6 +18,7 @@ from service.servers import Kind
 from service.servers.detection import usual_url
 from service.servers.file import check_tokenizer, checked_address
 from service.session import SessionLimits
+from service.store.valkey.address import address_of
 
 _PREFIX = "TURNWIRE_"
 _ELSEWHERE = {"TURNWIRE_CACHE_DIR"}
@@ -316,6 +317,25 @@ class Config(BaseSettings):
             check_tokenizer(self.backend_tokenizer, self.backend)
         except ValueError as error:
             raise ValueError(f"{_PREFIX}BACKEND_TOKENIZER: {error}") from None
+
+    @model_validator(mode="after")
+    def _stored_sealed(self) -> Self:
+        """Refuse a store elsewhere without its address, or without keys that outlive the process."""
+        if self.store != "memory" and self.sealing_keys_file is None:
+            raise ValueError(
+                f"{_PREFIX}STORE={self.store} seals what it keeps: set {_PREFIX}SEALING_KEYS_FILE to a "
+                "file of keys (make one with 'turnwire keys sealing > FILE')"
+            )
+        if self.store == "valkey" and self.store_url is None:
+            raise ValueError(
+                f"{_PREFIX}STORE=valkey needs {_PREFIX}STORE_URL, for example valkey://127.0.0.1:6379"
+            )
+        if self.store_url:
+            try:
+                address_of(self.store_url.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"{_PREFIX}STORE_URL: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:

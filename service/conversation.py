@@ -193,6 +193,11 @@ class Node:
     """Whether its tree has no room for more: what continues it begins a tree of its own."""
 
     @property
+    def tree(self) -> str | None:
+        """Whose tree what continues it belongs to: its own, or a new one."""
+        return None if self.crowded else self.id
+
+    @property
     def chains(self) -> Sequence[Link]:
         """What it shares with what it continues, and with what continues it."""
         return (self.segment, self.tools) if self.tools else (self.segment,)

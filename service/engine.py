@@ -26,7 +26,7 @@ from service.moderation import Classifier, Moderator, VerdictCache
 from service.responses import Responses
 from service.router import Router
 from service.sealing import Seal
-from service.store import Cells, ConversationStore, Store
+from service.store import Stores
 from service.tenants import Tenants
 from service.turns.beacons import Beacons
 from service.turns.claims import Claims
@@ -61,15 +61,6 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stores:
-    """Where what outlives connections is kept."""
-
-    responses: Store
-    conversations: ConversationStore
-    cells: Cells
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
     """What the operator wants to be done beside generating."""
 
@@ -88,6 +79,10 @@ class Policies:
     """Where ended turns are written down."""
     memory: Memory = field(default_factory=Memory)
     """What all conversations are held in."""
+
+    def quota_of(self, tenant: str) -> int | None:
+        """Return how many bytes a tenant may have stored; None is no bound."""
+        return self.tenants.allowance(tenant).stored_bytes
 
 
 class Engine:

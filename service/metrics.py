@@ -241,7 +241,7 @@ class TransportMetrics:
     """The metrics of one transport, with its label bound once: label lookups cost more than counting."""
 
     def __init__(self, metrics: Metrics, transport: str) -> None:
-        self._metrics, self._transport = metrics, transport
+        self._metrics, self.transport = metrics, transport
         self.connections_open = metrics.connections_open.labels(transport)
         self.connection_turns = metrics.connection_turns.labels(transport)
         self.turns_inflight = metrics.turns_inflight.labels(transport)
@@ -255,16 +255,16 @@ class TransportMetrics:
 
     def connected(self, outcome: str) -> None:
         """Count a connection that asked to be opened."""
-        self._metrics.connections.labels(self._transport, outcome).inc()
+        self._metrics.connections.labels(self.transport, outcome).inc()
 
     def lived(self, reason: str, seconds: float) -> None:
         """Count a connection that ended."""
-        self._metrics.connection_lifetime.labels(self._transport, reason).observe(seconds)
+        self._metrics.connection_lifetime.labels(self.transport, reason).observe(seconds)
 
     def turn(self, outcome: str) -> None:
         """Count a turn that ended."""
-        self._metrics.turns.labels(self._transport, outcome).inc()
+        self._metrics.turns.labels(self.transport, outcome).inc()
 
     def refused(self, status: int) -> None:
         """Count a request that was refused."""
-        self._metrics.refusals.labels(self._transport, str(status)).inc()
+        self._metrics.refusals.labels(self.transport, str(status)).inc()

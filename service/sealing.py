@@ -60,17 +60,8 @@ class Seal:
 
     @classmethod
     def read(cls, path: Path, most_bytes: int = _MOST_BYTES) -> Self:
-        """Read a file of keys, newest first: 32 bytes in base64 a line, `#` begins a comment.
-
-        Raises `OSError`, or `ValueError` that names the line's number, never its content.
-        """
-        keys = []
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            if encoded := line.partition("#")[0].strip():
-                keys.append(_key(encoded, f"{path}, line {number}"))
-        if not keys:
-            raise ValueError(f"{path} has no key: expected {_KEY} random bytes in base64")
-        return cls(keys, most_bytes)
+        """Read a file of keys, as `read_keys` does."""
+        return cls(read_keys(path), most_bytes)
 
     def seal(self, tenant: str, purpose: str, plaintext: bytes) -> str:
         """Seal. Raises `ValueError` for more bytes than could be opened again."""
@@ -98,6 +89,20 @@ class Seal:
         except InvalidTag:
             raise Unsealed from None
         return zlib.decompress(packed)
+
+
+def read_keys(path: Path) -> Sequence[bytes]:
+    """Read a file of keys, newest first: 32 bytes in base64 a line, `#` begins a comment.
+
+    Raises `OSError`, or `ValueError` that names the line's number, never its content.
+    """
+    keys = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        if encoded := line.partition("#")[0].strip():
+            keys.append(_key(encoded, f"{path}, line {number}"))
+    if not keys:
+        raise ValueError(f"{path} has no key: expected {_KEY} random bytes in base64")
+    return keys
 
 
 def plain_length(text: str) -> int:

@@ -5,12 +5,11 @@ import dataclasses
 import functools
 import gc
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from prometheus_client import (
@@ -28,12 +27,13 @@ from service.audit.places import journal
 from service.backends.http import Deadlines, HttpClient
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
-from service.cache import Bounds, NodeCache, SegmentCache
 from service.compaction.compactors import Budget, compactor
 from service.config import Config
-from service.engine import Engine, Policies, Stores
+from service.engine import Engine, Policies
 from service.identity import Anonymous, Identities
 from service.identity.keys import KeyFile
+from service.memory import Memory, MemoryLimits
+from service.memory.process import this_process
 from service.metrics import Metrics
 from service.moderation import Classifier
 from service.moderation.embedded import EmbeddedClassifier
@@ -47,7 +47,9 @@ from service.servers.adapters import Adapters
 from service.servers.detection import name_of, usual_url
 from service.servers.file import read
 from service.servers.fleet import Fleet
-from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
+from service.store.held import TreeLimits
+from service.store.opened import Opener, StoreChoice
+from service.store.valkey.caller import Demands
 from service.tenants import Tenants
 from service.tenants.file import TenantsFile
 from transports.health import serve_health
@@ -57,7 +59,6 @@ from turnwire import json_codec
 from turnwire.v1 import events_pb2, items_pb2
 
 log = structlog.get_logger(__name__)
-C = TypeVar("C", bound=SegmentCache[Any])
 
 _STOP_SECONDS = 5.0
 """For servers to close what is still open once all turns have ended."""
@@ -96,11 +97,14 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
             identities=identities,
             tenants=_tenants(config, metrics),
             journal=kept,
+            memory=_memory(config, metrics),
         )
         for classifier in policies.classifiers:
             stack.callback(classifier.close)
         limits = config.engine_limits()
-        engine = Engine(router, _stores(config, metrics), metrics, limits, policies)
+        opener = Opener(_store(config), policies.memory, metrics, policies.quota_of)
+        stores = await stack.enter_async_context(opener.opened())
+        engine = Engine(router, stores, metrics, limits, policies)
         service = await _listen(config, engine, identities, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
@@ -190,31 +194,36 @@ async def _listen(
     )
 
 
-def _stores(config: Config, metrics: Metrics) -> Stores:
-    return Stores(
-        responses=MemoryStore(
-            _cache(NodeCache, _bounds(config, config.store_bytes), metrics, "store")
+def _store(config: Config) -> StoreChoice:
+    """Return which stores there are to be."""
+    url = config.store_url
+    return StoreChoice(
+        kind=config.store,
+        ttl=config.store_ttl_seconds,
+        responses_bytes=config.store_bytes,
+        conversations_bytes=config.conversations_bytes,
+        tree=TreeLimits(bytes=config.store_tree_bytes, records=config.store_tree_records),
+        most_bytes=config.max_conversation_bytes,
+        keys=config.sealing_keys_file,
+        file=config.store_file,
+        url=url.get_secret_value() if url else "",
+        demands=Demands(
+            replicas=config.store_replicas,
+            timeout=config.store_timeout_seconds,
+            deadline=config.store_deadline_seconds,
         ),
-        conversations=MemoryConversations(
-            _cache(
-                SegmentCache, _bounds(config, config.conversations_bytes), metrics, "conversations"
-            )
-        ),
-        cells=MemoryCells(time.monotonic),
     )
 
 
-def _bounds(config: Config, budget: int) -> Bounds:
-    return Bounds(budget=budget, ttl=config.store_ttl_seconds)
-
-
-def _cache(kind: type[C], bounds: Bounds, metrics: Metrics, layer: str) -> C:
-    """Make a cache that metrics can see."""
-    evictions = metrics.cache_evictions
-    cache = kind(bounds, time.monotonic, lambda reason: evictions.labels(layer, reason).inc())
-    metrics.cache_bytes.labels(layer).set_function(lambda: cache.bytes)
-    metrics.cache_entries.labels(layer).set_function(lambda: len(cache))
-    return cache
+def _memory(config: Config, metrics: Metrics) -> Memory:
+    limits = MemoryLimits(
+        budget=config.memory_bytes,
+        soft_mark=config.memory_soft_mark,
+        hard_mark=config.memory_hard_mark,
+    )
+    memory = Memory(limits, this_process())
+    memory.measure(metrics)
+    return memory
 
 
 def _policies(config: Config) -> Policies:

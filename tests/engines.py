@@ -7,9 +7,10 @@ from prometheus_client import CollectorRegistry
 
 from service.backends import Backend
 from service.cache import Bounds, NodeCache, SegmentCache
-from service.engine import Engine, EngineLimits, Policies, Stores
+from service.engine import Engine, EngineLimits, Policies
 from service.metrics import Metrics
 from service.router import Router
+from service.store import Stores
 from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 
 

@@ -92,7 +92,7 @@ class Tips:
         parent_id = conversation.tip.id if conversation.tip else None
         return DurableNode(
             tenant=conversation.tenant,
-            id=ids.response_id(parent_id),
+            id=ids.response_id(conversation.tip.tree if conversation.tip else None),
             parent_id=parent_id,
             segment=Segment(base.segment if base else None, items),
             inputs=len(items),
@@ -101,6 +101,7 @@ class Tips:
             tokens=(base.tokens if base else 0) + estimate(legible),
             response_data=b"",
             trace_data=b"",
+            pinned=True,
         )
 
 

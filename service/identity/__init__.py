@@ -16,6 +16,8 @@ class Credentials(NamedTuple):
     """The value of its one Authorization header."""
     names: tuple[str, ...] = ()
     """The names in the certificate that its TLS connection was verified by: `URI:…`, `DNS:…`."""
+    expires: float = math.inf
+    """When that certificate does, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,3 +164,12 @@ class Cells(Protocol):
 
     async def drop(self, name: CellName) -> bool:
         """Forget a cell; tell whether it was there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stores:
+    """Where what outlives connections is kept."""
+
+    responses: Store
+    conversations: ConversationStore
+    cells: Cells

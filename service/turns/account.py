@@ -6,7 +6,6 @@ from service.audit import Entry
 from service.turns.plan import Caller
 from service.turns.run import Run
 
-
 _LONGEST = 128
 """Characters of a name that is not ours."""
 

@@ -1,5 +1,6 @@
 """What is left of a turn that has ended: the node that can be continued, or only a record of it."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -43,9 +44,10 @@ def node_of(
         tokens=_tokens(plan, turn, said),
         fingerprint=plan.fingerprint,
     )
-    return (
-        _durable(node, turn, continuable=response.status != "cancelled") if request.store else node
-    )
+    if not request.store:
+        return node
+    durable = _durable(node, turn, continuable=response.status != "cancelled")
+    return dataclasses.replace(durable, pinned=plan.joined is not None)
 
 
 def record_of(plan: Plan, turn: Turn, said: Sequence[items_pb2.Item] | None) -> DurableNode:

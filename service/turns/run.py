@@ -193,14 +193,9 @@ def _with_sealed_reasoning(plan: Plan, means: Means, item: items_pb2.Item) -> it
     return item
 
 
-def _root_giver(parent: Node | None) -> str | None:
-    """Return the response whose tree a new one is to be in: a tree that is full gets no more."""
-    return parent.id if parent and not parent.crowded else None
-
-
 def _response(request: Request) -> responses_pb2.Response:
     return responses_pb2.Response(
-        id=ids.response_id(_root_giver(request.parent)),
+        id=ids.response_id(request.parent.tree if request.parent else None),
         object="response",
         created_at=int(time.time()),
         settings=request.echo(),

@@ -225,7 +225,6 @@ class Runner:
             self._hydrations.labels("connection", "hit").inc()
             return node
         if node := await self._stored(response_id, caller):
-            self._hydrations.labels("store", "hit").inc()
             return node
         self._hydrations.labels("none", "miss").inc()
         raise Refusal(

@@ -19,10 +19,11 @@ from prometheus_client import CollectorRegistry
 
 from service.cache import Bounds, NodeCache, SegmentCache, W
 from service.conversation import DurableNode, Link
-from service.engine import Engine, EngineLimits, Policies, Stores
+from service.engine import Engine, EngineLimits, Policies
 from service.identity import Identity
 from service.metrics import Metrics
 from service.router import Router
+from service.store import Stores
 from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 from tests.faults.acts import Act, at_random
 from tests.faults.client import Client

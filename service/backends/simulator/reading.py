@@ -1,5 +1,6 @@
 """How a simulated model reads: items as lines of text, and a prefix cache like that of real servers."""
 
+import hashlib
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,7 +75,7 @@ class PrefixCache:
 
     def read(self, tenant: str, told: Told) -> Reading:
         """Compute a prompt, counting what at its beginning was known."""
-        key, tokens, cached = hash(tenant), 0, 0
+        key, tokens, cached = _hash(tenant.encode()), 0, 0
         data = b"".join([piece.data for piece in told.pieces])
         for piece, size in _PIECE.iter_unpack(data):
             key = hash((key, piece))
@@ -142,7 +143,12 @@ def rendered(lines: Iterable[Line]) -> Rendered:
 
 def _piece(text: bytes) -> Rendered:
     tokens = -(-len(text) // 4)
-    return Rendered(_PIECE.pack(hash(text), tokens), tokens)
+    return Rendered(_PIECE.pack(_hash(text), tokens), tokens)
+
+
+def _hash(data: bytes) -> int:
+    """Tell contents apart, the same in every process: what was rendered is kept with conversations."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), signed=True)
 
 
 def lines_of(items: Iterable[items_pb2.Item]) -> list[Line]:

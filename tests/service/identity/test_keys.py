@@ -7,6 +7,8 @@ import pytest
 from service.errors import Unauthenticated
 from service.identity import Anonymous, Credentials
 from service.identity.keys import BadKeyFile, KeyFile, new_key
+from tests.service.identity.authority import replace
+from tests.service.identity.clock import Clock
 
 
 def key_file(tmp_path: Path, *tenants: str) -> tuple[KeyFile, list[str]]:
@@ -68,3 +70,88 @@ def test_without_keys_everyone_is_the_same_tenant() -> None:
         Anonymous().identify(Credentials(None)).tenant
         == Anonymous().identify(Credentials("Bearer whatever")).tenant
     )
+
+
+class TestAFileThatChanges:
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @staticmethod
+    def lines(path: Path, *lines: str) -> None:
+        replace(path, "".join(f"{line}\n" for line in lines).encode())
+
+    def test_a_key_that_is_taken_out_is_good_no_more(self, tmp_path: Path, clock: Clock) -> None:
+        (alice, one), (bob, two) = new_key("alice"), new_key("bob")
+        path = tmp_path / "keys"
+        self.lines(path, one, two)
+        keys = KeyFile.read(path, clock)
+        identities = [keys.identify(Credentials(f"Bearer {key}")) for key in (alice, bob)]
+        assert [keys.holds(identity) for identity in identities] == [True, True]
+        self.lines(path, two)
+        clock.now += 1
+        assert [keys.holds(identity) for identity in identities] == [False, True]
+        with pytest.raises(Unauthenticated):
+            keys.identify(Credentials(f"Bearer {alice}"))
+
+    def test_a_key_that_is_added_is_good(self, tmp_path: Path, clock: Clock) -> None:
+        key, line = new_key("alice")
+        path = tmp_path / "keys"
+        self.lines(path)
+        keys = KeyFile.read(path, clock)
+        with pytest.raises(Unauthenticated):
+            keys.identify(Credentials(f"Bearer {key}"))
+        self.lines(path, line)
+        clock.now += 1
+        assert keys.identify(Credentials(f"Bearer {key}")).tenant == "alice"
+
+    def test_another_secret_or_tenant_of_the_same_id_is_another_key(
+        self, tmp_path: Path, clock: Clock
+    ) -> None:
+        (key, line), (_, other) = new_key("alice"), new_key("alice")
+        path = tmp_path / "keys"
+        key_id, tenant, digest = line.split()
+        for changed in (f"{key_id} {tenant} {other.split()[2]}", f"{key_id} bob {digest}"):
+            self.lines(path, line)
+            clock.now += 1
+            keys = KeyFile.read(path, clock)
+            identity = keys.identify(Credentials(f"Bearer {key}"))
+            self.lines(path, changed)
+            clock.now += 1
+            assert not keys.holds(identity)
+
+    def test_a_broken_file_leaves_the_keys_as_they_were(self, tmp_path: Path, clock: Clock) -> None:
+        key, line = new_key("alice")
+        path = tmp_path / "keys"
+        self.lines(path, line)
+        keys = KeyFile.read(path, clock)
+        identity = keys.identify(Credentials(f"Bearer {key}"))
+        self.lines(path, line[:-1])
+        clock.now += 1
+        assert keys.holds(identity)
+        assert keys.identify(Credentials(f"Bearer {key}")) == identity
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a b", "a b c d", f"a b {'0' * 63}", f"a b {'G' * 64}", f"a é {'0' * 64}", f"a b {'0' * 65}"],
+)
+def test_what_is_no_key_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "keys").write_text(line)
+    with pytest.raises(BadKeyFile):
+        KeyFile.read(tmp_path / "keys")
+
+
+def test_an_id_may_be_there_once(tmp_path: Path) -> None:
+    _, line = new_key("alice")
+    (tmp_path / "keys").write_text(f"{line}\n{line}\n")
+    with pytest.raises(BadKeyFile, match="line 2"):
+        KeyFile.read(tmp_path / "keys")
+
+
+def test_what_a_key_is_called_says_no_secret_and_lets_nobody_in(tmp_path: Path) -> None:
+    keys, [alice] = key_file(tmp_path, "alice")
+    called = keys.identify(Credentials(f"Bearer {alice}")).credential
+    assert alice.split("_")[2] not in called
+    with pytest.raises(Unauthenticated):
+        keys.identify(Credentials(f"Bearer {called}"))

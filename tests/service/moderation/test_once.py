@@ -7,11 +7,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.backends.simulator.backend import Simulator
-from service.engine import Engine, EngineLimits, Policies, Stores
+from service.engine import Engine, EngineLimits, Policies
 from service.identity import Identity
 from service.metrics import Metrics
 from service.moderation import Classifier
 from service.router import Router
+from service.store import Stores
 from tests.conformance.clients import InProcess
 from tests.conformance.conversation import Conversation
 from tests.engines import stores

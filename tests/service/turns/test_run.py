@@ -16,12 +16,13 @@ from service.cache import Bounds, NodeCache, SegmentCache
 from service.compaction import Compacted, Conversation
 from service.connection import Connection, ConnectionLimits
 from service.conversation import DurableNode, Renderings
-from service.engine import Engine, EngineLimits, Policies, Stores
+from service.engine import Engine, EngineLimits, Policies
 from service.errors import Ending, NotFound, SessionError
 from service.identity import Identity
 from service.metrics import Metrics
 from service.moderation import Failure, Verdict
 from service.router import Router
+from service.store import Stores
 from service.store.memory import MemoryCells, MemoryConversations, MemoryStore
 from service.turns.live import Follower
 from turnwire import json_codec

@@ -1,0 +1,113 @@
+"""Nodes of a durable store that were used lately, and what is known of their trees.
+
+Losing any of it costs a fetch. What another replica deleted is found out once a tree is not fresh any more.
+"""
+
+import dataclasses
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from service import ids
+from service.cache import Key, NodeCache
+from service.conversation import DurableNode
+from service.limits import MIB
+from service.store.vault import TreeSize
+
+_NEWEST = 8
+"""Nodes of a tree that are offered to continue from: the newest are the nearest."""
+_TREES = 16_384
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeLimits:
+    """How large a conversation's tree may become, in bytes and records, before another one is begun.
+
+    What a tree begins with does not count: where that is more than `bytes`, the tree may grow as much
+    again. So what is copied into new trees stays in proportion to what was said.
+    """
+
+    bytes: int = 4 * MIB
+    records: int = 2000
+    fresh: float = 30.0
+    """Seconds after which the store is asked again whether what is held is there still."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    size: TreeSize
+    first_bytes: int
+    seen: float
+    newest: deque[str] = field(default_factory=lambda: deque(maxlen=_NEWEST))
+
+
+@dataclass(slots=True)
+class HeldTrees:
+    """Nodes in a `NodeCache`, by tree. `clock` is monotonic, in seconds."""
+
+    cache: NodeCache
+    limits: TreeLimits
+    clock: Callable[[], float] = time.monotonic
+    _trees: OrderedDict[Key, _Tree] = field(default_factory=OrderedDict)
+
+    def get(self, key: Key) -> DurableNode | None:
+        """Return a node, which tells whether its tree is crowded by now."""
+        node = self.cache.get(key)
+        return self._told(node) if isinstance(node, DurableNode) else None
+
+    def nearest(self, key: Key) -> Mapping[str, DurableNode]:
+        """Return a few nodes of a tree, by id, the given one not among them."""
+        if (tree := self._trees.get(_tree(key))) is None:
+            return {}
+        tenant, wanted = key
+        held = ((name, self.get((tenant, name))) for name in tree.newest if name != wanted)
+        return {name: node for name, node in held if node}
+
+    def fresh(self, key: Key) -> bool:
+        """Whether a node's tree was lately seen in the store."""
+        tree = self._trees.get(_tree(key))
+        return tree is not None and self.clock() - tree.seen < self.limits.fresh
+
+    def first_bytes(self, key: Key) -> int:
+        """Return how many bytes a node's tree begins with; 0 if that is not known."""
+        tree = self._trees.get(_tree(key))
+        return tree.first_bytes if tree else 0
+
+    def note(self, key: Key, size: TreeSize, first_bytes: int) -> None:
+        """Note that a tree was seen in the store."""
+        name = _tree(key)
+        tree = self._trees.setdefault(name, _Tree(size, first_bytes, 0.0))
+        tree.size, tree.seen = size, self.clock()
+        tree.first_bytes = tree.first_bytes or first_bytes
+        self._trees.move_to_end(name)
+        if len(self._trees) > _TREES:
+            self._trees.popitem(last=False)
+
+    def keep(self, node: DurableNode) -> DurableNode:
+        """Keep a node whose tree was noted. Return it, told whether that is crowded."""
+        told = self._told(node)
+        self.cache.put(told)
+        if tree := self._trees.get(_tree((node.tenant, node.id))):
+            tree.newest.append(node.id)
+        return told
+
+    def discard(self, key: Key) -> None:
+        """Let go of a node."""
+        self.cache.discard(key)
+
+    def _told(self, node: DurableNode) -> DurableNode:
+        crowded = self._crowded((node.tenant, node.id))
+        return node if node.crowded == crowded else dataclasses.replace(node, crowded=crowded)
+
+    def _crowded(self, key: Key) -> bool:
+        if (tree := self._trees.get(_tree(key))) is None:
+            return False
+        grown = tree.size.bytes - tree.first_bytes
+        most = max(self.limits.bytes, tree.first_bytes)
+        return tree.size.records >= self.limits.records or grown >= most
+
+
+def _tree(key: Key) -> Key:
+    tenant, name = key
+    return tenant, ids.root_of(name)
