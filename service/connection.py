@@ -15,10 +15,10 @@ from typing import Protocol
 from service import ids
 from service.cache import Bounds, NodeCache
 from service.conversation import Node
-from service.errors import Ending, ModelError, RateLimited, Refusal, SessionError
+from service.errors import Ending, ModelError, Overloaded, RateLimited, Refusal, SessionError
 from service.identity import Identity
 from service.limits import MIB
-from service.memory import Memory
+from service.memory import Memory, Pressure
 from service.metrics import Metrics, TransportMetrics
 from service.session import (
     Begin,
@@ -190,6 +190,8 @@ class Connection:
         self._closed = time.monotonic()
         self._timer.cancel()
         self._let_go()
+        if self._cache:
+            self._cache.close()
         self._cache = None
         self._wake()
         self.metrics.connections_open.dec()
@@ -252,15 +254,22 @@ class Connection:
             await self._sink.drained()
 
     def _afford(self, event: events_pb2.ClientEvent) -> bool:
-        """Count what a client sends to be answered; tell whether its tenant may have that."""
+        """Count what a client sends to be answered; tell whether there is room, and its tenant may."""
         if not event.HasField("create"):
             return True
         try:
+            self._check_memory()
             self.account.take(event.ByteSize())
-        except RateLimited as refusal:
+        except (Overloaded, RateLimited) as refusal:
             self.refuse(refusal, event.stream_id if event.HasField("stream_id") else None)
             return False
         return True
+
+    def _check_memory(self) -> None:
+        if self._host.memory.pressure >= Pressure.HARD:
+            raise Overloaded(
+                "server_is_overloaded", "Memory is short. Try again later, or elsewhere."
+            )
 
     def _perform(self, step: Step) -> None:
         """Do what the rules decided; a client that is gone, or is cut in the middle, gets no more."""

@@ -108,14 +108,19 @@ class Engine:
         self._started = int(time.time())
         most_bytes = limits.turn.conversation_bytes
         verdicts = VerdictCache(policies.verdict_bytes, metrics)
+        self.memory.relieve(verdicts.clear)
         self.moderator = Moderator(policies.classifiers, verdicts, self._screening)
         find, admit = stores.responses.get, self.moderator.admit
         tips = Tips(compactions.legible, find, most_bytes, admit)
         self.conversations = Conversations(stores.conversations, tips)
-        beacons = Beacons(stores.cells, policies.seal)
-        claims = Claims(stores.cells, policies.seal)
         state = State(
-            stores.responses, self.conversations, Live(), beacons, claims, policies.journal
+            store=stores.responses,
+            conversations=self.conversations,
+            live=Live(),
+            beacons=Beacons(stores.cells, policies.seal),
+            claims=Claims(stores.cells, policies.seal),
+            journal=policies.journal,
+            memory=policies.memory,
         )
         self._state = state
         self.runner = Runner(router, state, means, self.moderator, metrics)

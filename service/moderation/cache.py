@@ -62,14 +62,22 @@ class VerdictCache:
         self._tenants.move_to_end(tenant)
         return self._tenants[tenant]
 
+    def clear(self) -> None:
+        """Forget all tenants: what they said is classified again."""
+        while self._tenants:
+            self._forget_one()
+
     def _grow(self, weight: int) -> None:
         self._bytes += weight
         self._metrics.verdict_bytes.inc(weight)
         while self._bytes > self._total and len(self._tenants) > 1:
-            _, longest_unused = self._tenants.popitem(last=False)
-            self._bytes -= _TENANT
-            self._metrics.verdict_bytes.dec(_TENANT)
-            longest_unused.retire()
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        _, longest_unused = self._tenants.popitem(last=False)
+        self._bytes -= _TENANT
+        self._metrics.verdict_bytes.dec(_TENANT)
+        longest_unused.retire()
 
 
 class TenantVerdicts:

@@ -87,7 +87,7 @@ class HeldTrees:
     def keep(self, node: DurableNode) -> DurableNode:
         """Keep a node whose tree was noted. Return it, told whether that is crowded."""
         told = self._told(node)
-        self.cache.put(told)
+        self.cache.offer(told)
         if tree := self._trees.get(_tree((node.tenant, node.id))):
             tree.newest.append(node.id)
         return told

@@ -16,6 +16,7 @@ from service.compaction import threshold
 from service.conversation import DurableNode, Node
 from service.conversations import Conversations, Joined
 from service.errors import Failed, ModelError, NotFound, Overloaded, Refusal
+from service.memory import Memory
 from service.metrics import Metrics
 from service.moderation import Moderator
 from service.requests.references import References
@@ -59,6 +60,7 @@ class State:
     beacons: Beacons
     claims: Claims
     journal: Journal
+    memory: Memory
 
     @property
     def following(self) -> Following:
@@ -171,6 +173,8 @@ class Runner:
         backend = self._router.backend(settings.model)
         joined = await self._join(settings, caller, held)
         request = await self._understand(begin.create, caller, joined.tip if joined else None)
+        if request.parent:
+            held.enter_context(self._state.memory.using(request.parent))
         compared_id = settings.prompt_cache_options.comparison_response_id
         return Plan(
             tenant=caller.tenant,

@@ -123,16 +123,18 @@ def _assert_counted(engine: Engine) -> None:
 
 
 def _assert_weighed(cache: SegmentCache[W]) -> None:
-    entries = [*cache._tips.values(), *cache._superseded.values()]
-    held = set()
-    for entry in entries:
-        for end in entry.node.chains:
-            link: Link | None = end
-            while link is not None:
-                held.add(link)
-                link = link.parent
-    assert held == set(cache._links)
-    weights = [entry.weight for entry in entries] + [one.weight for one in cache._links.values()]
+    weights = []
+    for shelf in cache._shelves.values():
+        held = set()
+        for entry in (*shelf.tips.values(), *shelf.superseded.values()):
+            weights.append(entry.node.weight)
+            for end in entry.node.chains:
+                link: Link | None = end
+                while link is not None:
+                    held.add(link)
+                    link = link.parent
+        assert held == set(shelf.ledger._links)
+        weights += [one.weight for one in shelf.ledger._links.values()]
     assert cache.bytes == sum(weights)
 
 
