@@ -8,7 +8,7 @@ SERVICES := $(wildcard proto/turnwire/v1/*_service.proto)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := check
-.PHONY: check lint types imports proto proto-check proto-breaking test test-vllm demo serve bench clean install
+.PHONY: check lint types imports proto proto-check proto-breaking test test-faults test-vllm demo serve bench clean install
 
 check: lint types imports proto-check test
 
@@ -31,6 +31,10 @@ serve: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest
+
+# Replicas and stores that are killed, frozen and starved, and what was promised counted: some minutes.
+test-faults: $(READY)
+	@$(BIN)/python -m pytest -m faults -s
 
 # The adapters against a real vLLM on this machine's CPU: 4 GB and some minutes, the first time.
 test-vllm: export TEST_VLLM ?= $(HOME)/.cache/turnwire/vllm

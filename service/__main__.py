@@ -57,6 +57,16 @@ console = Console(stderr=True)
 
 _UNNAMED = {"auto", "embedded"}
 """Where no model server is named."""
+_OPEN = dict.fromkeys(
+    (
+        "api_keys_file",
+        "jwt_issuer",
+        "jwt_audience",
+        "certificate_names_file",
+        "tls_certificate_file",
+    )
+)
+"""Settings that a demo of one's own has no use for."""
 _PAGE = 140  # characters, where there is no terminal
 
 BackendName = Annotated[
@@ -98,7 +108,7 @@ def demo_command(
     ports = ("http_address", "grpc_address", "health_address", "operations_address")
     quiet = {"log_level": "warning", **dict.fromkeys(ports, free)}
     given = {"backend": backend, "backend_url": url, "models_file": models, **quiet}
-    config = _config(given).model_copy(update={"api_keys_file": None})
+    config = _config(given).model_copy(update=_OPEN)
     _run(_demo(config, _roster(config)))
 
 

@@ -347,9 +347,28 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _identified(self) -> Self:
+        """Refuse tokens, and certificates, that are only half described."""
+        issuer, audience = self.jwt_issuer, self.jwt_audience
+        if bool(issuer) != bool(audience) or (self.jwt_jwks_url and not issuer):
+            raise ValueError(f"{_PREFIX}JWT_ISSUER and {_PREFIX}JWT_AUDIENCE go together")
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            raise ValueError(f"{_PREFIX}TLS_CERTIFICATE_FILE and {_PREFIX}TLS_KEY_FILE go together")
+        if self.tls_client_ca_file and not self.tls_certificate_file:
+            raise ValueError(f"{_PREFIX}TLS_CLIENT_CA_FILE needs {_PREFIX}TLS_CERTIFICATE_FILE")
+        if self.certificate_names_file and not self.tls_client_ca_file:
+            raise ValueError(f"{_PREFIX}CERTIFICATE_NAMES_FILE needs {_PREFIX}TLS_CLIENT_CA_FILE")
+        return self
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nobody has to show who they are."""
+        return not (self.api_keys_file or self.jwt_issuer or self.certificate_names_file)
+
+    @model_validator(mode="after")
     def _safe(self) -> Self:
         """Without keys anyone who reaches the service may use it: let only this machine reach it."""
-        if self.api_keys_file is None:
+        if self.open_to_all:
             for name in ("http_address", "grpc_address"):
                 if not _is_loopback(getattr(self, name)):
                     raise ValueError(
@@ -383,6 +402,7 @@ class Config(BaseSettings):
                 age=self.connection_age_seconds,
                 retirement=min(self.connection_retirement_seconds, self.connection_age_seconds / 2),
                 cache_bytes=self.connection_cache_bytes,
+                grace=self.grace_seconds,
             ),
             turn=TurnLimits(
                 keepalive=self.keepalive_seconds,

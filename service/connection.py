@@ -8,7 +8,7 @@ events themselves.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from service.session import (
     Step,
     Tell,
     addressed,
+    farewell,
 )
 from service.steering import required_input
 from service.tenants import Tenants
@@ -75,6 +76,9 @@ class Host(Protocol):
 
     def may_detach(self, tenant: str) -> bool:
         """Tell whether one more of a tenant's turns may go on without its client."""
+
+    def show(self, runs: Collection[Run]) -> None:
+        """Let other replicas see turns that go on without their client."""
 
     def left(self, connection: "Connection") -> None:
         """A connection has ended; turns of it that go on, or are being ended, may be left."""
@@ -175,6 +179,7 @@ class Connection:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._closed is None:
+            self._tell([farewell(ending).event()])
             self._sink.end(ending)
 
     async def finished(self) -> None:
@@ -322,6 +327,7 @@ class Connection:
             else:
                 task.cancel()
         if self._detached:
+            self._host.show(self._detached)
             self._host.metrics.detached_turns.inc(len(self._detached))
             Grace(self._detached, self._limits.grace, self._count_detached)
 

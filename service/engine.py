@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from service.audit import Journal, NoJournal
@@ -32,6 +32,7 @@ from service.turns.beacons import Beacons
 from service.turns.claims import Claims
 from service.turns.live import Live
 from service.turns.plan import Means
+from service.turns.run import Run
 from service.turns.runner import Runner, State
 from turnwire.v1 import responses_pb2
 from turnwire.v1 import session_service_pb2 as rpc
@@ -196,6 +197,10 @@ class Engine:
         self._in_background[caller.tenant] += 1
         return await background.begin(connection, create)
 
+    def welcomes(self, caller: Identity) -> bool:
+        """Tell whether who has come in may still be here."""
+        return self._identities.holds(caller)
+
     def admit(self) -> None:
         """Let a change be made that is no connection's. Raises `Overloaded` while draining."""
         if self._draining:
@@ -212,6 +217,10 @@ class Engine:
     def may_detach(self, tenant: str) -> bool:
         """Tell whether one more of a tenant's responses may be made without a client."""
         return self._in_background[tenant] + self._detached[tenant] < self.limits.background
+
+    def show(self, runs: Collection[Run]) -> None:
+        """Let other replicas see turns that go on without their client."""
+        self._state.beacons.show(runs)
 
     def left(self, connection: Connection) -> None:
         """A connection has ended; turns of it that go on, or are being ended, may be left."""
@@ -290,7 +299,7 @@ class Engine:
         self.memory.look()
         self._state.beacons.tend(self._state.live.runs)
         for connection in self._connections - self._expelled.keys():
-            if not self._identities.holds(connection.caller):
+            if not self.welcomes(connection.caller):
                 self._expelled[connection] = self._loop.create_task(self._expel(connection))
                 self.metrics.revocations.inc()
         self._watching = self._loop.call_later(_WATCH, self._watch)

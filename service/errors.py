@@ -79,10 +79,10 @@ class Unauthenticated(Refusal):
     status = 401
     headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
-    def __init__(self) -> None:
-        super().__init__(
-            "invalid_api_key", "A valid API key is required: Authorization: Bearer <key>."
-        )
+    def __init__(
+        self, message: str = "A valid API key is required: Authorization: Bearer <key>."
+    ) -> None:
+        super().__init__("invalid_api_key", message)
 
 
 class Forbidden(Refusal):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LENGTH = 16
 _PREFIX = "resp_"
+_RESPONSE = re.compile(r"resp_[0-9A-Za-z]{32}")
+_CONVERSATION = re.compile(r"conv_[0-9A-Za-z]{16}")
 _ITEM = re.compile(r"[a-z]+_([0-9A-Za-z]{32})([io])(\d{1,6})")
 
 
@@ -43,6 +45,16 @@ def place_of(item: str) -> Place | None:
     """Return where an item is, if its id was given by `item_id` or `input_item_id`."""
     match = _ITEM.fullmatch(item)
     return Place(_PREFIX + match[1], match[2], int(match[3])) if match else None
+
+
+def is_response(name: str) -> bool:
+    """Tell whether this could be a response's id: no other was ever given."""
+    return _RESPONSE.fullmatch(name) is not None
+
+
+def is_conversation(name: str) -> bool:
+    """Tell whether this could be a conversation's id."""
+    return _CONVERSATION.fullmatch(name) is not None
 
 
 def draw(prefix: str) -> str:

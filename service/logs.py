@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import threading
 import traceback
+from types import TracebackType
 from typing import Literal
 
 import structlog
@@ -33,6 +35,23 @@ def configure(level: str, form: Format) -> None:
         structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def catch_all() -> None:
+    """Log what nobody catches, in threads and destructors too: Python would print it with its words."""
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda broken: _log_uncaught(broken.exc_value)
+    sys.unraisablehook = lambda broken: _log_uncaught(broken.exc_value)
+
+
+def _uncaught(
+    _kind: type[BaseException], error: BaseException, _trace: TracebackType | None
+) -> None:
+    _log_uncaught(error)
+
+
+def _log_uncaught(error: BaseException | None) -> None:
+    logging.getLogger(__name__).error("uncaught", exc_info=error)
 
 
 def _where(_logger: object, _method: str, event: EventDict) -> EventDict:

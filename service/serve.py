@@ -1,11 +1,11 @@
 """The composition root: the one module that knows every part, and in which order they start and stop."""
 
 import asyncio
-import dataclasses
 import functools
 import gc
+import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,39 +22,26 @@ from prometheus_client import (
 
 import transports.grpc
 import transports.http
-from service import models
-from service.audit.places import journal
-from service.backends.http import Deadlines, HttpClient
+from service import logs, models
 from service.backends.llama_cpp.embedded import Embedded, EmbeddedModel
 from service.backends.simulator.backend import Simulator, Speed
-from service.compaction.compactors import Budget, compactor
 from service.config import Config
-from service.engine import Engine, Policies
-from service.identity import Anonymous, Identities
-from service.identity.keys import KeyFile
-from service.memory import Memory, MemoryLimits
-from service.memory.process import this_process
+from service.engine import Engine
+from service.identity import Identities
 from service.metrics import Metrics
-from service.moderation import Classifier
-from service.moderation.embedded import EmbeddedClassifier
-from service.moderation.remote import RemoteClassifier
-from service.moderation.rules import RulesClassifier
+from service.parts import policies_of, store_of
 from service.rendering.proof import Proof
 from service.router import Router
-from service.sealing import Seal
 from service.servers import Roster, Server, alone, in_process
 from service.servers.adapters import Adapters
 from service.servers.detection import name_of, usual_url
 from service.servers.file import read
 from service.servers.fleet import Fleet
-from service.store.held import TreeLimits
-from service.store.opened import Opener, StoreChoice
-from service.store.valkey.caller import Demands
-from service.tenants import Tenants
-from service.tenants.file import TenantsFile
+from service.store.opened import Opener
 from transports.health import serve_health
 from transports.http import Address
 from transports.operations import serve_operations
+from transports.tls import Tls, TlsFiles
 from turnwire import json_codec
 from turnwire.v1 import events_pb2, items_pb2
 
@@ -83,7 +70,7 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
     registry = CollectorRegistry()
     for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
         registry.register(collector)
-    metrics, identities = Metrics(registry), _identities(config)
+    metrics = Metrics(registry)
     _compile_codec()
     async with AsyncExitStack() as stack:
         router = Router(aliases=roster.aliases)
@@ -91,27 +78,20 @@ async def running(config: Config, roster: Roster) -> AsyncIterator[Service]:
         fleet = Fleet(roster, router, Adapters(proof).of, metrics)
         stack.push_async_callback(fleet.stop)
         await fleet.start()
-        kept = await stack.enter_async_context(journal(config.journal, metrics, _STOP_SECONDS))
-        policies = dataclasses.replace(
-            _policies(config),
-            identities=identities,
-            tenants=_tenants(config, metrics),
-            journal=kept,
-            memory=_memory(config, metrics),
-        )
-        for classifier in policies.classifiers:
-            stack.callback(classifier.close)
+        policies = await stack.enter_async_context(policies_of(config, metrics))
         limits = config.engine_limits()
-        opener = Opener(_store(config), policies.memory, metrics, policies.quota_of)
+        opener = Opener(store_of(config), policies.memory, metrics, policies.quota_of)
         stores = await stack.enter_async_context(opener.opened())
         engine = Engine(router, stores, metrics, limits, policies)
-        service = await _listen(config, engine, identities, stack)
+        service = await _listen(config, engine, policies.identities, stack)
         stack.push_async_callback(engine.drain, config.drain_seconds)
         yield service
 
 
 async def serve(config: Config, roster: Roster, ready: Callable[[Service], None]) -> None:
     """Run the service until SIGTERM or SIGINT; call `ready` once it listens."""
+    logs.catch_all()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold all that was said
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_defect)
@@ -171,6 +151,7 @@ async def _listen(
 ) -> Service:
     """Open all ports. What accepts clients opens last and closes first; until then nobody is sent here."""
     limits, registry, opened = config.limits(), engine.metrics.registry, asyncio.Event()
+    tls, secured = _tls(config), "s" if config.tls_certificate_file else ""
 
     def ready() -> bool:
         return opened.is_set() and engine.ready
@@ -179,92 +160,33 @@ async def _listen(
     stack.push_async_callback(operations.stop)
     health = await serve_health(ready, config.health_address)
     stack.push_async_callback(health.stop, 0)
-    grpc = await transports.grpc.serve(engine, identities, limits, config.grpc_address)
+    grpc = await transports.grpc.serve(engine, identities, limits, config.grpc_address, tls)
     stack.push_async_callback(grpc.stop, _STOP_SECONDS)
-    http = await transports.http.serve(engine, identities, limits, _address(config.http_address))
+    http = await transports.http.serve(
+        engine, identities, limits, _address(config.http_address), tls
+    )
     stack.push_async_callback(http.stop)
     opened.set()
     return Service(
         engine,
-        f"ws://{_host(config.http_address)}:{http.port}/v1/responses",
-        f"http://{_host(config.http_address)}:{http.port}/v1",
+        f"ws{secured}://{_host(config.http_address)}:{http.port}/v1/responses",
+        f"http{secured}://{_host(config.http_address)}:{http.port}/v1",
         f"{_host(config.grpc_address)}:{grpc.port}",
         f"http://{_host(config.operations_address)}:{operations.port}",
         tuple(model.id for model in engine.models().models),
     )
 
 
-def _store(config: Config) -> StoreChoice:
-    """Return which stores there are to be."""
-    url = config.store_url
-    return StoreChoice(
-        kind=config.store,
-        ttl=config.store_ttl_seconds,
-        responses_bytes=config.store_bytes,
-        conversations_bytes=config.conversations_bytes,
-        tree=TreeLimits(bytes=config.store_tree_bytes, records=config.store_tree_records),
-        most_bytes=config.max_conversation_bytes,
-        keys=config.sealing_keys_file,
-        file=config.store_file,
-        url=url.get_secret_value() if url else "",
-        demands=Demands(
-            replicas=config.store_replicas,
-            timeout=config.store_timeout_seconds,
-            deadline=config.store_deadline_seconds,
-        ),
+def _tls(config: Config) -> Tls | None:
+    """Return what TLS is spoken with; None where it is not."""
+    if config.tls_certificate_file is None or config.tls_key_file is None:
+        return None
+    files = TlsFiles(
+        certificate=config.tls_certificate_file,
+        key=config.tls_key_file,
+        client_ca=config.tls_client_ca_file,
     )
-
-
-def _memory(config: Config, metrics: Metrics) -> Memory:
-    limits = MemoryLimits(
-        budget=config.memory_bytes,
-        soft_mark=config.memory_soft_mark,
-        hard_mark=config.memory_hard_mark,
-    )
-    memory = Memory(limits, this_process())
-    memory.measure(metrics)
-    return memory
-
-
-def _policies(config: Config) -> Policies:
-    """Raises `ValueError` and `OSError` for files and names that the operator has to mend."""
-    keys, most_bytes = config.sealing_keys_file, config.max_conversation_bytes
-    budget = Budget(
-        kept_bytes=config.compaction_kept_bytes, summary_tokens=config.compaction_summary_tokens
-    )
-    return Policies(
-        seal=Seal.read(keys, most_bytes) if keys else Seal.ephemeral(most_bytes),
-        compactor=compactor(config.compactor, budget),
-        classifiers=list(_classifiers(config)),
-        verdict_bytes=config.verdict_cache_bytes,
-    )
-
-
-def _classifiers(config: Config) -> Iterator[Classifier]:
-    if config.moderation_rules_file:
-        yield RulesClassifier.read(config.moderation_model, config.moderation_rules_file)
-    if config.moderation_embedded:
-        yield EmbeddedClassifier("embedded")
-    if config.moderation_url:
-        key = config.moderation_api_key
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        http = HttpClient(config.moderation_url, headers, Deadlines())
-        yield RemoteClassifier(config.moderation_model, http, config.moderation_deadline_seconds)
-
-
-def _tenants(config: Config, metrics: Metrics) -> Tenants:
-    """Raises `BadTenantsFile`."""
-
-    def refused(limit: str) -> None:
-        metrics.tenant_refusals.labels(limit).inc()
-
-    if config.tenants_file is None:
-        return Tenants(refused=refused)
-    return Tenants(TenantsFile(config.tenants_file).allowance, refused)
-
-
-def _identities(config: Config) -> Identities:
-    return KeyFile.read(config.api_keys_file) if config.api_keys_file else Anonymous()
+    return Tls(files)
 
 
 def _address(address: str) -> Address:

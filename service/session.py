@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from service import steering
-from service.errors import Ending, RateLimited, Refusal, SessionError
+from service.errors import Ending, RateLimited, Refusal, SessionError, Unauthenticated
 from service.limits import MIB
 from service.steering import Steering
 from turnwire.v1 import events_pb2, responses_pb2
@@ -240,7 +240,9 @@ class Session:
     def leave(self, ending: Ending, message: str) -> Step:
         """End the connection at the next turn boundary: what runs may finish, nothing new begins."""
         self._leaving = SessionError(ending, message)
-        refused = [event for name in self._lanes for event in self._refuse_waiting(name, message)]
+        refused = [
+            event for name in self._lanes for event in self._refuse_waiting(name, self._leaving)
+        ]
         for response_id, steerings in self._owed.items():
             lane = self._finished.get(response_id)
             refused += [addressed(steered.failed(_LOST), lane) for steered in steerings]
@@ -266,7 +268,7 @@ class Session:
 
     def _create(self, create: responses_pb2.CreateResponse, stream_id: str | None) -> Step:
         if self._leaving:
-            raise _moved(self._leaving.message)
+            raise farewell(self._leaving)
         if create.settings.background and not self._limits.background:
             raise Refusal(
                 "unsupported_parameter",
@@ -284,7 +286,7 @@ class Session:
 
     def _resume(self, event: events_pb2.ResumeResponse, stream_id: str | None) -> Step:
         if self._leaving:
-            raise _moved(self._leaving.message)
+            raise farewell(self._leaving)
         lane, nothing = self._lane(stream_id), responses_pb2.CreateResponse()
         if lane.running or self._running >= self._limits.active:
             self._check_waiting(lane, nothing)
@@ -425,7 +427,7 @@ class Session:
         return Step(effects=[*effects, *self._begin_ready()])
 
     def _refuse_waiting(
-        self, stream_id: str | None, message: str
+        self, stream_id: str | None, leaving: SessionError
     ) -> Iterator[events_pb2.ServerEvent]:
         """Refuse the turns of a lane that have not begun."""
         waiting = self._lanes[stream_id].waiting
@@ -436,12 +438,12 @@ class Session:
             for steered in turn.steered:
                 yield addressed(steered.failed(_LOST), stream_id)
             if not turn.automatic:
-                yield addressed(_moved(message).event(), stream_id)
+                yield addressed(farewell(leaving).event(), stream_id)
 
     def _depart(self) -> Step:
         if self._leaving is None or self._running:
             return Step()
-        return Step([_moved(self._leaving.message).event()], [End(self._leaving)])
+        return Step([farewell(self._leaving).event()], [End(self._leaving)])
 
     def _lane(self, stream_id: str | None) -> _Lane:
         if stream_id not in self._lanes:
@@ -489,6 +491,11 @@ def addressed(event: events_pb2.ServerEvent, stream_id: str | None) -> events_pb
     return event
 
 
-def _moved(message: str) -> Refusal:
-    """The refusal on which every known client reconnects and goes on (docs/protocol.md, "Errors")."""
-    return Refusal("websocket_connection_limit_reached", message)
+def farewell(error: SessionError) -> Refusal:
+    """Return the refusal that says an ending (docs/protocol.md, "Errors").
+
+    On the usual one every known client reconnects and goes on; with the same credential nobody could.
+    """
+    if error.ending is Ending.REVOKED:
+        return Unauthenticated(error.message)
+    return Refusal("websocket_connection_limit_reached", error.message)

@@ -5,33 +5,37 @@ from contextlib import aclosing
 from typing import Final
 
 from service.engine import Engine
-from service.errors import NotFound, Overloaded
+from service.errors import Ending, NotFound, Overloaded, SessionError
+from service.identity import Identity
 from turnwire.delta import Event, is_last
 
+_REVOKED: Final = "The credential is no longer good. Come back with another."
 _UNDER_WAY: Final = frozenset({"queued", "in_progress"})
 
 
 async def follow(
-    engine: Engine, tenant: str, response_id: str, after: int | None
+    engine: Engine, caller: Identity, response_id: str, after: int | None
 ) -> AsyncGenerator[Sequence[Event], None]:
     """Return the response's events after a number in batches. Raises `NotFound`.
 
     The batches raise `Overloaded` where they end before the response does: a server that goes away
-    may have given it up.
+    may have given it up. They raise `SessionError` once the caller may not be here any more.
     """
-    told = await engine.responses.follow(tenant, response_id, after)
-    return _to_the_end(told, engine, tenant, response_id)
+    told = await engine.responses.follow(caller.tenant, response_id, after)
+    return _to_the_end(told, engine, caller, response_id)
 
 
 async def _to_the_end(
-    told: AsyncGenerator[Sequence[Event], None], engine: Engine, tenant: str, response_id: str
+    told: AsyncGenerator[Sequence[Event], None], engine: Engine, caller: Identity, response_id: str
 ) -> AsyncGenerator[Sequence[Event], None]:
     last = None
     async with aclosing(told):
         async for batch in told:
+            if not engine.welcomes(caller):
+                raise SessionError(Ending.REVOKED, _REVOKED)
             yield batch
             last = batch[-1] if batch else last
-    if not (is_last(last) if last else await _had_ended(engine, tenant, response_id)):
+    if not (is_last(last) if last else await _had_ended(engine, caller.tenant, response_id)):
         message = "What follows of this response is lost here. Ask for the response again."
         raise Overloaded("server_is_overloaded", message)
 

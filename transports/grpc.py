@@ -24,13 +24,20 @@ from transports.grpc_server import GrpcServer
 from transports.grpc_stream import Context, Stream, parse
 from transports.health import Health
 from transports.refusals import count_rejected
+from transports.tls import Tls
 from turnwire.delta import Event
 from turnwire.v1 import session_service_pb2 as rpc
 
 NAME = rpc.DESCRIPTOR.services_by_name["SessionService"].full_name
 
 
-async def serve(engine: Engine, identities: Identities, limits: Limits, address: str) -> GrpcServer:
+async def serve(
+    engine: Engine,
+    identities: Identities,
+    limits: Limits,
+    address: str,
+    tls: Tls | None = None,
+) -> GrpcServer:
     """Serve sessions, conversations, health and reflection on `host:port`."""
 
     def ready() -> bool:
@@ -46,7 +53,7 @@ async def serve(engine: Engine, identities: Identities, limits: Limits, address:
     server = grpc.aio.server(handlers=handlers, options=options(limits))
     offered = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(offered, server)
-    return await GrpcServer.listen(server, address)
+    return await GrpcServer.listen(server, address, tls)
 
 
 class SessionService:
@@ -86,10 +93,10 @@ class SessionService:
             raise
 
     async def _follow(self, data: bytes, context: Context) -> None:
-        tenant = self._calls.caller_of(context).tenant
+        caller = self._calls.caller_of(context)
         request = parse(rpc.FollowRequest, data)
         after = request.starting_after if request.HasField("starting_after") else None
-        events = await follow(self._engine, tenant, request.response_id, after)
+        events = await follow(self._engine, caller, request.response_id, after)
         async with aclosing(events):
             # Where the first write, which would say it, is cut, gRPC could not say a status.
             await context.send_initial_metadata(())

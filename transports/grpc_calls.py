@@ -16,6 +16,7 @@ from transports.grpc_stream import Context, parse
 from transports.large_answers import LargeAnswers, encoded, is_large
 from transports.refusals import SMALL, MessageTooLarge, count_refused
 from transports.status import STATUS
+from transports.tls import shown_in
 from turnwire import json_codec
 
 REFUSED = {
@@ -84,8 +85,9 @@ class Calls:
         authorizations = [str(value) for key, value in metadata if key == "authorization"]
         if len(authorizations) > 1:
             raise Unauthenticated
-        credentials = Credentials(authorizations[0] if authorizations else None)
-        return self._identities.identify(credentials)
+        authorization = authorizations[0] if authorizations else None
+        shown = shown_in(context.auth_context())
+        return self._identities.identify(Credentials(authorization, *shown))
 
     def _unary(
         self, kind: type[M], call: Callable[[Identity, M], Awaitable[Message]], most: int

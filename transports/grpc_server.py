@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from transports.tls import Tls
+
 
 @dataclass(frozen=True, slots=True)
 class GrpcServer:
@@ -13,10 +15,15 @@ class GrpcServer:
     _server: grpc.aio.Server
 
     @classmethod
-    async def listen(cls, server: grpc.aio.Server, address: str) -> "GrpcServer":
+    async def listen(
+        cls, server: grpc.aio.Server, address: str, tls: Tls | None = None
+    ) -> "GrpcServer":
         """Start a server on `host:port`; port 0 takes a free one. Raises `OSError`."""
         try:
-            port = server.add_insecure_port(address)
+            if tls is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, tls.credentials())
         except RuntimeError:  # gRPC does not say why; it is taken, as a rule
             raise OSError(f"Cannot listen on {address}: is it in use?") from None
         await server.start()

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self, cast
 
@@ -24,6 +25,8 @@ from transports.endpoint import Endpoint, plain_http
 from transports.http_api import api
 from transports.keepalive import Wheel
 from transports.refusals import TooSlow, count_refused
+from transports.tls import Shown, Tls, shown_to
+from transports.tls_connection import TlsConnection
 from transports.websocket import WebSocketConnection, warn_if_slow
 
 _HEAD_BYTES: Final = 64 * 1024
@@ -47,6 +50,13 @@ class Port(NamedTuple):
     refused: Callable[[Refusal], None]
 
 
+class Handshake(NamedTuple):
+    """How TLS begins on a port, and how many seconds it may take."""
+
+    context: ssl.SSLContext
+    deadline: float
+
+
 class HeadTooLarge(Refusal):
     """A request's head is larger than any client of ours sends."""
 
@@ -65,8 +75,10 @@ class HttpServer:
         self.port = port
 
     @classmethod
-    async def start(cls, config: Config, address: Address) -> Self:
-        """Listen. Raises `OSError` if the address cannot be had."""
+    async def start(
+        cls, config: Config, address: Address, handshake: Handshake | None = None
+    ) -> Self:
+        """Listen, with TLS if there is a handshake. Raises `OSError` if the address cannot be had."""
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         try:
             listener = socket.create_server(address, family=family)
@@ -78,7 +90,8 @@ class HttpServer:
         config.load()
         server = Server(config)
         server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listener])
+        await server.startup(sockets=[])  # it would give handshakes a minute
+        server.servers.append(await _listen(server, listener, handshake))
         return cls(server, listener.getsockname()[1])
 
     async def stop(self) -> None:
@@ -89,14 +102,21 @@ class HttpServer:
 
 
 async def serve(
-    engine: Engine, identities: Identities, limits: Limits, address: Address
+    engine: Engine,
+    identities: Identities,
+    limits: Limits,
+    address: Address,
+    tls: Tls | None = None,
 ) -> HttpServer:
     """Serve the API, over WebSockets and HTTP."""
     warn_if_slow()
-    return await serve_endpoint(Endpoint(engine, identities, limits, wheel_for(limits)), address)
+    endpoint = Endpoint(engine, identities, limits, wheel_for(limits))
+    return await serve_endpoint(endpoint, address, tls)
 
 
-async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:
+async def serve_endpoint(
+    endpoint: Endpoint, address: Address, tls: Tls | None = None
+) -> HttpServer:
     """Serve the API with an endpoint that the caller keeps hold of."""
 
     def refused(refusal: Refusal) -> None:
@@ -104,7 +124,9 @@ async def serve_endpoint(endpoint: Endpoint, address: Address) -> HttpServer:
 
     config = configure(api(endpoint), Port(endpoint.limits, endpoint.wheel, refused))
     config.ws = cast("type[asyncio.Protocol]", functools.partial(WebSocketConnection, endpoint))
-    return await HttpServer.start(config, address)
+    deadline = endpoint.limits.handshake_deadline
+    handshake = Handshake(tls.context(), deadline) if tls else None
+    return await HttpServer.start(config, address, handshake)
 
 
 def wheel_for(limits: Limits) -> Wheel:
@@ -146,6 +168,30 @@ def bound_unsent(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
+async def _listen(
+    server: Server, listener: socket.socket, handshake: Handshake | None
+) -> asyncio.Server:
+    """Accept connections, each for a protocol as uvicorn makes it."""
+    config = server.config
+    protocol = functools.partial(
+        cast("Callable[..., asyncio.Protocol]", config.http_protocol_class),
+        config=config,
+        server_state=server.server_state,
+        app_state=server.lifespan.state,
+    )
+    listen = functools.partial(
+        asyncio.get_running_loop().create_server, sock=listener, backlog=config.backlog
+    )
+    if handshake is None:
+        return await listen(protocol)
+    return await listen(
+        lambda: TlsConnection(protocol()),
+        ssl=handshake.context,
+        ssl_handshake_timeout=handshake.deadline,
+        ssl_shutdown_timeout=handshake.deadline,
+    )
+
+
 class _Client:
     """A client as exchanges see it: uvicorn's protocol object should have no way back to itself."""
 
@@ -162,10 +208,11 @@ class _Client:
 class _BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP, for clients that send their requests slowly or never, or do not read answers.
 
-    The application finds the client in the state of its requests.
+    The application finds the client, and what TLS knows of it, in the state of its requests.
     """
 
     _client: _Client
+    _shown: Shown
 
     def __init__(
         self,
@@ -187,6 +234,7 @@ class _BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._client = _Client(transport)
+        self._shown = shown_to(transport)
         self._wheel.add(self)
         self._allow(self._limits.handshake_deadline)
 
@@ -202,7 +250,7 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["client"] = self._client
+        self.scope["state"].update(client=self._client, shown=self._shown)
         self._allow(self._limits.handshake_deadline)
 
     def on_headers_complete(self) -> None:

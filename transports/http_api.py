@@ -101,14 +101,14 @@ class Responses:
         response = await self._engine.start(call.caller, create)
         if not create.stream:
             return call.said(response)
-        return _played(call, await follow(self._engine, call.tenant, response.id, None))
+        return _played(call, await follow(self._engine, call.caller, response.id, None))
 
     async def _get(self, call: Call) -> ASGIApp:
         response_id = call.named("response_id")
         if not call.switch("stream"):
             return call.said(await self._engine.responses.get(call.tenant, response_id))
         after = call.number("starting_after")
-        return _played(call, await follow(self._engine, call.tenant, response_id, after))
+        return _played(call, await follow(self._engine, call.caller, response_id, after))
 
     async def _delete(self, call: Call) -> ASGIApp:
         response_id = call.named("response_id")

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
 from google.protobuf.message import Message
@@ -26,6 +26,7 @@ from transports.endpoint import Endpoint
 from transports.http_answer import Said, say
 from transports.http_exchange import Client
 from transports.refusals import SMALL, MessageTooLarge, count_refused
+from transports.tls import NOTHING, Shown
 from turnwire import json_codec
 
 M = TypeVar("M", bound=Message)
@@ -194,19 +195,20 @@ class Resource:
             await reply.fail(scope, receive)
 
     async def _understand(self, request: Request, body: Body) -> ASGIApp:
-        caller = self._admit(request.headers)
+        caller = self._admit(request.headers, request.scope.get("state", {}))
         if (handler := self._methods.get(request.method)) is None:
             raise MethodNotAllowed(", ".join(self._methods))
         return await handler(Call(caller, request, body, self._endpoint))
 
-    def _admit(self, headers: Headers) -> Identity:
+    def _admit(self, headers: Headers, state: Mapping[str, Any]) -> Identity:
         """Return who asks. Raises `Forbidden` or `Unauthenticated`."""
         self._endpoint.screen(headers.getlist("Origin"), headers.getlist("Host"))
         authorizations = headers.getlist("Authorization")
         if len(authorizations) > 1:
             raise Unauthenticated
-        credentials = Credentials(authorizations[0] if authorizations else None)
-        return self._endpoint.identities.identify(credentials)
+        authorization = authorizations[0] if authorizations else None
+        shown: Shown = state.get("shown", NOTHING)
+        return self._endpoint.identities.identify(Credentials(authorization, *shown))
 
     def _count(self, refusal: Refusal) -> None:
         count_refused(self._endpoint.engine, "http", refusal)

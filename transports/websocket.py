@@ -24,6 +24,7 @@ from service.errors import Ending, Failed, Refusal, SessionError
 from transports.endpoint import Endpoint, plain_http
 from transports.refusals import MessageTooLarge, TooSlow, count_refused, count_rejected
 from transports.status import STATUS
+from transports.tls import shown_to
 from transports.websocket_handshake import admit, agree, invalid_handshake
 from transports.websocket_inbox import Inbox
 from transports.websocket_outbox import Outbox
@@ -211,7 +212,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         try:
-            caller = admit(self._endpoint, request)
+            caller = admit(self._endpoint, request, shown_to(self._transport))
             response = self._wire.accept(request)
             if response.status_code != http.HTTPStatus.SWITCHING_PROTOCOLS:
                 raise invalid_handshake()

@@ -15,18 +15,22 @@ from websockets.http11 import Request, Response
 from service.errors import NotFound, Refusal, Unauthenticated
 from service.identity import Credentials, Identity
 from transports.endpoint import PATHS, Endpoint
+from transports.tls import Shown
 
 SUBPROTOCOL: Final = "turnwire"
 TICKET_PREFIX: Final = "turnwire.ticket."
 
 
-def admit(endpoint: Endpoint, request: Request) -> Identity:
-    """Return whom a handshake comes from. Raises `Refusal`."""
+def admit(endpoint: Endpoint, request: Request, shown: Shown) -> Identity:
+    """Return whom a handshake comes from, and what TLS knows of. Raises `Refusal`."""
     if request.path.partition("?")[0] not in PATHS:
         raise NotFound("not_found", f"Nothing is here. Connect to {PATHS[0]}.")
     headers = request.headers
     endpoint.screen(headers.get_all("Origin"), headers.get_all("Host"))
-    return _caller(endpoint, headers)
+    caller = _caller(endpoint, headers, shown)
+    if not endpoint.identities.holds(caller):  # a ticket's maker may have been turned out since
+        raise Unauthenticated
+    return caller
 
 
 def agree(request: Request, response: Response) -> None:
@@ -40,16 +44,16 @@ def invalid_handshake() -> Refusal:
     return Refusal("invalid_handshake", "This is not a WebSocket handshake (RFC 6455, version 13).")
 
 
-def _caller(endpoint: Endpoint, headers: Headers) -> Identity:
+def _caller(endpoint: Endpoint, headers: Headers, shown: Shown) -> Identity:
     """Take one key, or one ticket from a page, or neither; never two of them."""
     offers = _offers(headers)
     tickets = [offer for offer in offers if offer.startswith(TICKET_PREFIX)]
     from_page = "Origin" in headers and SUBPROTOCOL in offers
     match headers.get_all("Authorization"), tickets:
         case [], []:
-            return endpoint.identities.identify(Credentials())
+            return endpoint.identities.identify(Credentials(None, *shown))
         case [authorization], []:
-            return endpoint.identities.identify(Credentials(authorization))
+            return endpoint.identities.identify(Credentials(authorization, *shown))
         case [], [ticket] if from_page:
             return endpoint.tickets.redeem(ticket.removeprefix(TICKET_PREFIX))
     raise Unauthenticated

@@ -46,6 +46,9 @@ class Store(Protocol):
     async def get(self, tenant: str, response_id: str) -> DurableNode | None:
         """Return a node to be continued, with all it continues, or None."""
 
+    async def confirm(self, node: DurableNode) -> bool:
+        """Tell whether a node that a connection holds is still to be continued: it may be deleted."""
+
     async def retrieve(self, tenant: str, response_id: str) -> DurableNode | None:
         """Return a node to be looked at, with its response, its trace and its own items, or None."""
 

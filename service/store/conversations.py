@@ -4,12 +4,12 @@ The items are those of that node, which the store of responses keeps and fetches
 """
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from service import ids
 from service.conversation import DurableNode
 from service.store import Cell, CellName, Cells, StoredConversation, StoreUnavailable, records
 from service.store.durable import DurableStore
@@ -17,7 +17,6 @@ from service.store.envelopes import Envelopes, Unreadable
 from turnwire.v1 import state_pb2
 
 _KIND = "conversation"
-_NAME = re.compile(r"conv_[0-9A-Za-z]{16}")
 _STALE = 1 / 4
 """Of its life: after so much a conversation that is read is written again, so that it lives on."""
 
@@ -87,7 +86,7 @@ class DurableConversations:
 
     async def delete(self, tenant: str, conversation_id: str) -> bool:
         """Forget a conversation; tell whether it was there. What was said in it expires."""
-        if not _NAME.fullmatch(conversation_id):
+        if not ids.is_conversation(conversation_id):
             return False
         return await self._cells.drop(CellName(tenant, _KIND, conversation_id))
 
@@ -99,7 +98,7 @@ class DurableConversations:
             await self._store.put(dataclasses.replace(tip, pinned=True))
 
     async def _read(self, tenant: str, conversation_id: str) -> _Kept | None:
-        if not _NAME.fullmatch(conversation_id):
+        if not ids.is_conversation(conversation_id):
             return None
         cell = await self._cells.read(CellName(tenant, _KIND, conversation_id))
         if cell is None:

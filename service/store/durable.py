@@ -4,11 +4,11 @@ However many ask for a node at once, it is fetched once, and only what is not he
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from service import ids
 from service.cache import Key
 from service.conversation import DurableNode
 from service.metrics import Metrics
@@ -16,10 +16,8 @@ from service.store import StoreUnavailable, records
 from service.store.envelopes import Envelopes, Opened, Unreadable
 from service.store.flights import Flights
 from service.store.held import HeldTrees
-from service.store.records import Base, Orphaned
-from service.store.vault import Record, Vault
-
-_NAME = re.compile(r"resp_[0-9A-Za-z]{32}")
+from service.store.records import Base
+from service.store.vault import Orphaned, Record, Vault
 
 
 class Found(NamedTuple):
@@ -53,6 +51,14 @@ class DurableStore:
         """Return a node with all it continues and without its response, or None."""
         found = await self._find((tenant, response_id))
         return found.node if found and not found.withdrawn else None
+
+    async def confirm(self, node: DurableNode) -> bool:
+        """Tell whether a node is still to be continued; where the store is away, it is."""
+        key = (node.tenant, node.id)
+        if self._held.fresh(key):
+            return True
+        found = await self._flights.join(key, partial(self._verify, node))
+        return found is not None and not found.withdrawn
 
     async def tip(self, tenant: str, name: str) -> DurableNode | None:
         """Return a node that a conversation stands on, also if its response was deleted, or None."""
@@ -145,7 +151,7 @@ class DurableStore:
     async def _fetch(self, key: Key, held: Mapping[str, DurableNode | None]) -> Found | None:
         """Fetch a node from the vault, back to its beginning or to one of those held."""
         tenant, name = key
-        path = await self._vault.path(tenant, name, held.keys()) if _NAME.fullmatch(name) else None
+        path = await self._vault.path(tenant, name, held.keys()) if ids.is_response(name) else None
         if path is None:
             return None
         last = path.steps[-1]
@@ -169,7 +175,7 @@ class DurableStore:
 
     async def _record(self, key: Key) -> Record | None:
         """Return the record of a response, or None."""
-        if not _NAME.fullmatch(key[1]):
+        if not ids.is_response(key[1]):
             return None
         record = await self._vault.retrieve(*key)
         return record if record and record.response else None

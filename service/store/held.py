@@ -1,9 +1,10 @@
 """Nodes of a durable store that were used lately, and what is known of their trees.
 
-Losing any of it costs a fetch. What another replica deleted is found out once a tree is not fresh any more.
+Losing any of it costs a fetch. What another replica deleted is found out once a node is not fresh any more.
 """
 
 import dataclasses
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from service.store.vault import TreeSize
 _NEWEST = 8
 """Nodes of a tree that are offered to continue from: the newest are the nearest."""
 _TREES = 16_384
+_NODES = 65_536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,14 +33,13 @@ class TreeLimits:
     bytes: int = 4 * MIB
     records: int = 2000
     fresh: float = 30.0
-    """Seconds after which the store is asked again whether what is held is there still."""
+    """Seconds after which the store is asked again whether a node that is held is there still."""
 
 
 @dataclass(slots=True)
 class _Tree:
     size: TreeSize
     first_bytes: int
-    seen: float
     newest: deque[str] = field(default_factory=lambda: deque(maxlen=_NEWEST))
 
 
@@ -50,6 +51,8 @@ class HeldTrees:
     limits: TreeLimits
     clock: Callable[[], float] = time.monotonic
     _trees: OrderedDict[Key, _Tree] = field(default_factory=OrderedDict)
+    _seen: OrderedDict[Key, float] = field(default_factory=OrderedDict)
+    """When nodes were last seen in the store."""
 
     def get(self, key: Key) -> DurableNode | None:
         """Return a node, which tells whether its tree is crowded by now."""
@@ -65,9 +68,15 @@ class HeldTrees:
         return {name: node for name, node in held if node}
 
     def fresh(self, key: Key) -> bool:
-        """Whether a node's tree was lately seen in the store."""
-        tree = self._trees.get(_tree(key))
-        return tree is not None and self.clock() - tree.seen < self.limits.fresh
+        """Whether a node was lately seen in the store."""
+        return self.clock() - self._seen.get(key, -math.inf) < self.limits.fresh
+
+    def see(self, key: Key) -> None:
+        """Note that a node is in the store."""
+        self._seen[key] = self.clock()
+        self._seen.move_to_end(key)
+        if len(self._seen) > _NODES:
+            self._seen.popitem(last=False)
 
     def first_bytes(self, key: Key) -> int:
         """Return how many bytes a node's tree begins with; 0 if that is not known."""
@@ -75,10 +84,11 @@ class HeldTrees:
         return tree.first_bytes if tree else 0
 
     def note(self, key: Key, size: TreeSize, first_bytes: int) -> None:
-        """Note that a tree was seen in the store."""
+        """Note that a node was seen in the store, and how large its tree is there."""
+        self.see(key)
         name = _tree(key)
-        tree = self._trees.setdefault(name, _Tree(size, first_bytes, 0.0))
-        tree.size, tree.seen = size, self.clock()
+        tree = self._trees.setdefault(name, _Tree(size, first_bytes))
+        tree.size = size
         tree.first_bytes = tree.first_bytes or first_bytes
         self._trees.move_to_end(name)
         if len(self._trees) > _TREES:
@@ -95,6 +105,7 @@ class HeldTrees:
     def discard(self, key: Key) -> None:
         """Let go of a node."""
         self.cache.discard(key)
+        self._seen.pop(key, None)
 
     def _told(self, node: DurableNode) -> DurableNode:
         crowded = self._crowded((node.tenant, node.id))

@@ -24,10 +24,6 @@ VERSION = 1
 """Of what is kept. A record of a later one counts as absent: a newer replica wrote it."""
 
 
-class Orphaned(Exception):
-    """What a record continues is not in the vault any more: it can be put only so that it stands alone."""
-
-
 class Base(NamedTuple):
     """What records continue."""
 

@@ -27,6 +27,10 @@ class Record(NamedTuple):
     """Whether it stays on the paths when it is deleted, also if nothing continued it yet."""
 
 
+class Orphaned(Exception):
+    """What a record continues is not in the vault any more: it can be put only so that it stands alone."""
+
+
 class TreeSize(NamedTuple):
     """How much of a conversation's tree there is."""
 
@@ -79,7 +83,7 @@ class Vault(Cells, Protocol):
         """Keep a record for as long as its tree is used; it is durable when this returns.
 
         Putting the same again changes nothing; what was deleted stays deleted. The tenant may keep
-        `quota` bytes, roughly: raises `StoreFull`.
+        `quota` bytes, roughly: raises `StoreFull`. Raises `Orphaned` if what the record continues is gone.
         """
 
     async def amend(self, tenant: str, record: Record) -> None:

@@ -8,7 +8,7 @@ makes writes so into its light, and the replica notices when it writes the next 
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -43,6 +43,7 @@ class Beacons:
         self._seal = seal
         self._lights: dict[CellName, _Light] = {}
         self._tending: asyncio.Task[None] | None = None
+        self._showing: set[asyncio.Task[None]] = set()
 
     async def light(self, run: Run) -> None:
         """Show a response at once. Raises `StoreUnavailable`."""
@@ -79,6 +80,12 @@ class Beacons:
             except Refusal:
                 log.warning("light_not_put_out")  # it goes out by itself
 
+    def show(self, runs: Collection[Run]) -> None:
+        """Show responses whose client has left: it may ask for them elsewhere at once."""
+        task = asyncio.get_running_loop().create_task(self._tend(runs))
+        self._showing.add(task)
+        task.add_done_callback(self._showing.discard)
+
     def tend(self, runs: Iterable[Run]) -> None:
         """Light what has been made for a while, again what is lit. Called about once a second."""
         if self._tending is None or self._tending.done():
@@ -92,7 +99,8 @@ class Beacons:
         light = self._lights.get(_name(run.plan.tenant, run.response.id))
         return light.lit_at if light else run.began_at + _UNLIT - _AGAIN
 
-    async def _tend(self, due: list[Run]) -> None:
+    async def _tend(self, due: Collection[Run]) -> None:
+        due = list(due)
         for begin in range(0, len(due), _TOGETHER):
             some = due[begin : begin + _TOGETHER]
             failed = await asyncio.gather(*map(self._relight, some), return_exceptions=True)

@@ -225,7 +225,8 @@ class Runner:
 
     async def _hydrate(self, response_id: str, caller: Holder) -> Node:
         """Find the response to continue: in the connection, then in the store."""
-        if node := caller.recall(response_id):
+        node = caller.recall(response_id)
+        if node and await self._is_there(node):
             self._hydrations.labels("connection", "hit").inc()
             return node
         if node := await self._stored(response_id, caller):
@@ -237,8 +238,15 @@ class Runner:
             "previous_response_id",
         )
 
+    async def _is_there(self, node: Node) -> bool:
+        """Whether a node that the connection holds was not deleted on another replica meanwhile."""
+        return not isinstance(node, DurableNode) or await self._state.store.confirm(node)
+
     async def _find(self, response_id: str, caller: Holder) -> Node | None:
-        return caller.recall(response_id) or await self._stored(response_id, caller)
+        node = caller.recall(response_id)
+        if node and await self._is_there(node):
+            return node
+        return await self._stored(response_id, caller)
 
     async def _stored(self, response_id: str, caller: Holder) -> DurableNode | None:
         node = await self._state.store.get(caller.tenant, response_id)

@@ -15,7 +15,14 @@ from transports.endpoint import Endpoint
 from transports.http import Address, HttpServer, serve_endpoint, wheel_for
 from transports.keepalive import Wheel
 
-_ON_BOTH_LOOPS = ("test_grpc", "test_health", "test_http", "test_http_api", "test_websocket")
+_ON_BOTH_LOOPS = (
+    "test_grpc",
+    "test_health",
+    "test_http",
+    "test_http_api",
+    "test_tls",
+    "test_websocket",
+)
 
 
 def pytest_asyncio_loop_factories(

@@ -105,6 +105,9 @@ class HttpEngine(ScriptedEngine):
         self.connections.put_nowait(connection)
         return connection
 
+    def welcomes(self, caller: Identity) -> bool:
+        return bool(caller.tenant)
+
     def admit(self) -> None:
         if self.refusal is not None:
             raise self.refusal

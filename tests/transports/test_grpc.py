@@ -157,6 +157,9 @@ class ScriptedEngine:
         assert transport == "grpc"
         self.refusals.append(status)
 
+    def welcomes(self, caller: Identity) -> bool:
+        return bool(caller.tenant)
+
     def admit(self) -> None:
         if self.full:
             raise Overloaded("overloaded", "The server is going away.")

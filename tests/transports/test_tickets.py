@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from service.identity import Anonymous, Identities, Identity
+from service.identity import Anonymous, Credentials, Identities, Identity
 from service.identity.keys import KeyFile, new_key
 from service.limits import Limits
 from service.tickets import LIFETIME, MOST
@@ -39,6 +39,11 @@ def key(tmp_path: Path) -> str:
 @pytest.fixture
 def key_file(key: str, tmp_path: Path) -> KeyFile:
     return KeyFile.read(tmp_path / "keys")
+
+
+@pytest.fixture
+def acme(key_file: KeyFile, key: str) -> Identity:
+    return key_file.identify(Credentials(f"Bearer {key}"))
 
 
 def endpoint_with(engine: ScriptedEngine, keys: Identities, limits: Limits) -> Endpoint:
@@ -142,9 +147,9 @@ class TestTicketsInHandshakes:
 
     @pytest.mark.rule("BR-3")
     async def test_a_ticket_says_whose_connection_it_is_and_is_not_said_back(
-        self, endpoint: Endpoint, port: int
+        self, endpoint: Endpoint, port: int, acme: Identity
     ) -> None:
-        ticket = endpoint.tickets.issue(Identity("acme"))
+        ticket = endpoint.tickets.issue(acme)
         async with self.page(port, "turnwire", f"turnwire.ticket.{ticket}") as client:
             assert client.response is not None
             assert client.response.headers.get_all("Sec-WebSocket-Protocol") == ["turnwire"]
@@ -155,13 +160,11 @@ class TestTicketsInHandshakes:
 
     @pytest.mark.rule("BR-4")
     async def test_a_ticket_that_is_not_good_is_answered_like_a_key_that_is_not(
-        self, endpoint: Endpoint, port: int, key: str
+        self, endpoint: Endpoint, port: int, key: str, acme: Identity
     ) -> None:
-        used = endpoint.tickets.issue(Identity("acme"))
+        used = endpoint.tickets.issue(acme)
         endpoint.tickets.redeem(used)
-        good, spare = (
-            f"turnwire.ticket.{endpoint.tickets.issue(Identity('acme'))}" for _ in range(2)
-        )
+        good, spare = (f"turnwire.ticket.{endpoint.tickets.issue(acme)}" for _ in range(2))
         answers = [
             await self.refused(self.page(port, "turnwire", f"turnwire.ticket.{used}")),
             await self.refused(self.page(port, "turnwire", "turnwire.ticket.")),
@@ -179,13 +182,20 @@ class TestTicketsInHandshakes:
 
     @pytest.mark.rule("BR-1")
     async def test_a_good_ticket_does_not_make_an_origin_allowed(
-        self, endpoint: Endpoint, port: int
+        self, endpoint: Endpoint, port: int, acme: Identity
     ) -> None:
-        ticket = f"turnwire.ticket.{endpoint.tickets.issue(Identity('acme'))}"
+        ticket = f"turnwire.ticket.{endpoint.tickets.issue(acme)}"
         for origin in ("https://evil.example", "null"):
             status, body = await self.refused(self.page(port, "turnwire", ticket, origin=origin))
             assert status == 403
             assert json.loads(body)["error"]["code"] == "origin_not_allowed"
+
+    async def test_a_ticket_is_worth_nothing_once_the_key_that_made_it_is_gone(
+        self, endpoint: Endpoint, port: int
+    ) -> None:
+        ticket = endpoint.tickets.issue(Identity("acme", "key:gone:00000000"))
+        status, _ = await self.refused(self.page(port, "turnwire", f"turnwire.ticket.{ticket}"))
+        assert status == 401
 
     async def test_a_page_that_can_send_a_key_may(self, port: int, key: str) -> None:
         async with self.page(port, "turnwire", key=key) as client:
@@ -194,9 +204,13 @@ class TestTicketsInHandshakes:
             assert client.subprotocol is None
 
     async def test_no_log_says_a_ticket(
-        self, endpoint: Endpoint, port: int, caplog: pytest.LogCaptureFixture
+        self,
+        endpoint: Endpoint,
+        port: int,
+        acme: Identity,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        ticket = endpoint.tickets.issue(Identity("acme"))
+        ticket = endpoint.tickets.issue(acme)
         offers = ("turnwire", f"turnwire.ticket.{ticket}")
         with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as logged:
             async with self.page(port, *offers):

@@ -111,7 +111,7 @@ def _alone(act: Act, rest: str) -> Sequence[Act]:
 
 
 def _fail(rest: str) -> Sequence[Act]:
-    told = re.fullmatch(r"(\S+)(?: +after +(\d+) +words?)?", rest)
+    told = re.fullmatch(r"([a-z_]+)(?: +after +(\d+) +words?)?", rest)
     if told is None:
         raise ValueError(rest)
     return [*speak(Text, _words(told[2] or "0")), Fail(told[1])]

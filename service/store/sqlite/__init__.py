@@ -18,10 +18,9 @@ import structlog
 
 from service.metrics import Metrics
 from service.store import Cell, CellName, StoreFull, StoreUnavailable
-from service.store.records import Orphaned
 from service.store.sqlite.file import BadStoreFile, opened
 from service.store.sqlite.tables import Tables
-from service.store.vault import Path, Record, TreeSize, VaultLimits
+from service.store.vault import Orphaned, Path, Record, TreeSize, VaultLimits
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

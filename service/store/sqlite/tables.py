@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from service import ids
 from service.store import Cell, CellName, StoreFull
-from service.store.records import Orphaned
-from service.store.vault import Path, Record, Step, TreeSize, VaultLimits
+from service.store.vault import Orphaned, Path, Record, Step, TreeSize, VaultLimits
 
 _COARSE = 1 / 16
 """Of a tree's life: uses nearer to each other are not told apart."""

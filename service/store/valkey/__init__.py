@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 from service import ids
 from service.metrics import Metrics
 from service.store import Cell, CellName, StoreFull, StoreUnavailable
-from service.store.records import Orphaned
 from service.store.valkey.address import Address
 from service.store.valkey.caller import Caller, Demands, NotReplicated, StoreExhausted
 from service.store.valkey.functions import Call, Word
 from service.store.valkey.keys import cell_key, quota_key, tree_key
 from service.store.valkey.servers import Alone, Cluster
-from service.store.vault import Path, Record, Step, TreeSize, VaultLimits
+from service.store.vault import Orphaned, Path, Record, Step, TreeSize, VaultLimits
 
 T = TypeVar("T")
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from service import ids
-from service.store.records import Orphaned
-from service.store.vault import Record, VaultLimits
+from service.store.vault import Orphaned, Record, VaultLimits
 from tests.service.store.conftest import VAULTS, Maker
 
 ANY = st.integers(0, 1_000_000)

@@ -8,8 +8,7 @@ import pytest
 
 from service import ids
 from service.store import Cell, CellName, StoreFull
-from service.store.records import Orphaned
-from service.store.vault import Record, Vault, VaultLimits
+from service.store.vault import Orphaned, Record, Vault, VaultLimits
 from tests.service.store.conftest import VAULTS
 
 CELL = CellName("alice", "conversation", "conv_0000000000000001")
