@@ -8,7 +8,7 @@ SERVICES := $(wildcard proto/turnwire/v1/*_service.proto)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := check
-.PHONY: check lint types imports proto proto-check proto-breaking test test-faults test-vllm demo serve bench clean install
+.PHONY: check lint types imports proto proto-check proto-breaking test test-faults test-vllm canaries demo serve bench clean install
 
 check: lint types imports proto-check test
 
@@ -41,6 +41,10 @@ test-vllm: export TEST_VLLM ?= $(HOME)/.cache/turnwire/vllm
 test-vllm: $(READY)
 	@PYTHONPATH=.:proto $(BIN)/python -m tests.vllm.lab setup
 	@$(BIN)/python -m pytest tests/vllm -rs
+
+# What was said under store: false is looked for in every place that anything is written to.
+canaries: $(READY)
+	@PYTHONPATH=.:proto $(BIN)/python -m tests.canaries
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks.turns

@@ -21,6 +21,8 @@ import valkey
 _SECONDS = 20.0
 """For a server to come up, or a cluster to agree: far more than it takes."""
 _SLOTS = 16_384
+_BUS = 10_000
+"""How far above its port a server's cluster bus is."""
 _NODE_TIMEOUT = 1000
 """Milliseconds after which a cluster takes a silent node for dead."""
 _IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-load", "on-empty-db")
@@ -220,8 +222,8 @@ class ValkeyCluster:
             shard[0].run("CLUSTER ADDSLOTSRANGE", low, high)
             shard[0].run("CLUSTER SET-CONFIG-EPOCH", number + 1)
         for server in others:
-            server.run("CLUSTER MEET", "127.0.0.1", first.port, server.port + 10_000)
-            first.run("CLUSTER MEET", "127.0.0.1", server.port, server.port + 10_000)
+            server.run("CLUSTER MEET", "127.0.0.1", first.port, server.port + _BUS)
+            first.run("CLUSTER MEET", "127.0.0.1", server.port, server.port + _BUS)
         until(lambda: all(map(self._knows_all, self.servers)), "all servers have met")
         for shard in self.shards:
             for replica in shard[1:]:
@@ -256,9 +258,8 @@ def cluster(flavour: str, shards: int = 3, replicas: int = 1) -> Iterator[Valkey
 
 @contextmanager
 def _member(flavour: str) -> Iterator[ValkeyServer]:
-    port = free_port(below=55_000)  # its bus listens 10,000 above
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(_NODE_TIMEOUT))
-    server = ValkeyServer(flavour, options, port)
+    server = ValkeyServer(flavour, options)
     try:
         server.start()
         yield server
@@ -266,13 +267,13 @@ def _member(flavour: str) -> Iterator[ValkeyServer]:
         server.remove()
 
 
-def free_port(below: int = 65_536) -> int:
-    """Return a port of this machine that nobody listens on now, nor 10,000 above if there is one."""
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now, nor where its cluster bus would be."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port < below and (below == 65_536 or _is_free(port + 10_000)):
+        if port + _BUS < 65_536 and _is_free(port + _BUS):
             return port
 
 

@@ -160,6 +160,7 @@ class LlamaCpp:
         owner = Owner(prompt.tenant, prompt.conversation)
         told = Decimal().join(part.data for part in turn.rendered.told)
         async with model.slots.lease(owner, told) as lease:
+            lease.savable = prompt.store
             yield Generation(self._server, lease, turn.rendered.told, options)
 
     async def _free(

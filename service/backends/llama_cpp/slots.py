@@ -31,6 +31,8 @@ class Lease:
     """Whether what the slot holds may be reused: not where another tenant left it."""
     filled: bool = False
     """Whether the slot is known to hold the leaseholder's tokens, and nobody else's."""
+    savable: bool = False
+    """Whether what it holds may be saved: not what its client does not want stored."""
 
 
 class Saved(Protocol):
@@ -64,6 +66,7 @@ class Slots:
         self._deadline = deadline
         self._saved = saved or Nowhere()
         self._told = [b""] * count  # the prompts that they were given last
+        self._savable = [False] * count
 
     @asynccontextmanager
     async def lease(self, owner: Owner, told: bytes = b"") -> AsyncGenerator[Lease]:
@@ -82,6 +85,7 @@ class Slots:
         finally:
             self._idle[slot] = owner if lease.filled or lease.reuse else None  # nobody knows whose
             self._told[slot] = told if lease.filled else b""
+            self._savable[slot] = lease.savable
             self._free.release()
 
     async def _acquire(self) -> None:
@@ -94,7 +98,7 @@ class Slots:
     async def _exchange(self, lease: Lease, before: Owner | None, owner: Owner) -> None:
         """Save what the slot holds, and restore what was saved of its new owner."""
         reuse, lease.reuse = lease.reuse, False  # should this be given up halfway
-        if before is not None:
+        if before is not None and self._savable[lease.slot]:
             await self._saved.save(lease.slot, before)
         lease.reuse = await self._saved.restore(lease.slot, owner) or reuse
 

@@ -47,8 +47,8 @@ async def test_conversations_are_saved_in_a_directory_that_goes_with_the_model(
     )
     backend = Embedded(model)
     await backend.start()
-    first = await converse(backend, prompt(user("ann " * 50), conversation="ann"))
-    await converse(backend, prompt(user("bob " * 50), conversation="bob"))
+    first = await converse(backend, prompt(user("ann " * 50), conversation="ann", store=True))
+    await converse(backend, prompt(user("bob " * 50), conversation="bob", store=True))
     assert files(tmp_path)
     again = prompt(user("more"), history=[first.segment], conversation="ann")
     assert (await converse(backend, again)).finished.cached_tokens > 100

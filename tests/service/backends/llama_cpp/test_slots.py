@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service.backends.llama_cpp.slots import Lease, Owner, Slots
+from service.backends.llama_cpp.slots import Lease, Nowhere, Owner, Slots
 from service.errors import ModelError
 
 ANN, BOB = Owner("ann", "1"), Owner("bob", "1")
@@ -96,3 +96,17 @@ async def test_a_slot_is_handed_to_who_waits() -> None:
         gone.cancel()
     assert (await waiting).slot == 0
     assert gone.cancelled() or await asyncio.wait([gone])
+
+
+async def test_what_its_client_does_not_want_stored_is_not_saved_either() -> None:
+    saved: list[Owner] = []
+
+    class Files(Nowhere):
+        async def save(self, slot: int, owner: Owner) -> None:
+            saved.append(owner)
+
+    slots = Slots(1, deadline=1, saved=Files())
+    for owner, savable in ((ANN, False), (BOB, True), (ANN, True)):
+        async with slots.lease(owner) as lease:
+            lease.filled, lease.savable = True, savable
+    assert saved == [BOB]

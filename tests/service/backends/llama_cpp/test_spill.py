@@ -33,7 +33,7 @@ async def llama(one_slot: str) -> AsyncIterator[LlamaCpp]:
 
 
 async def test_a_conversation_that_lost_its_slot_finds_its_tokens_again(llama: LlamaCpp) -> None:
-    asked = prompt(user("ann " * 100), conversation="ann", tenant="ann")
+    asked = prompt(user("ann " * 100), conversation="ann", tenant="ann", store=True)
     first = await converse(llama, asked)
     await converse(llama, prompt(user("bob " * 100), conversation="bob", tenant="bob"))
     again = await converse(
@@ -45,7 +45,7 @@ async def test_a_conversation_that_lost_its_slot_finds_its_tokens_again(llama: L
 async def test_no_more_is_saved_than_there_are_files_for(llama: LlamaCpp, saved: Path) -> None:
     before = files(saved)
     for number in range(6):
-        await converse(llama, prompt(user(f"{number} " * 50), conversation=f"{number}"))
+        await converse(llama, prompt(user(f"{number} " * 50), conversation=f"{number}", store=True))
     assert len(files(saved) - before) == 2
     lost = await converse(llama, prompt(user("0 " * 50), conversation="0", tenant="other"))
     assert lost.finished.cached_tokens == 0
@@ -55,7 +55,9 @@ async def test_a_server_that_saves_nothing_is_only_slower(llama_address: LlamaAd
     backend = LlamaCpp(llama_address.url, llama_address.key, spilled=2)
     await backend.start()
     for number in range(4):
-        turn = await converse(backend, prompt(user("hello"), conversation=f"spill {number}"))
+        turn = await converse(
+            backend, prompt(user("hello"), conversation=f"spill {number}", store=True)
+        )
         assert turn.finished.output_tokens
     await backend.stop()
 
@@ -99,4 +101,4 @@ async def test_who_leaves_while_a_slot_is_saved_leaves_nobody_elses_tokens_behin
 
 async def lease(slots: Slots, owner: Owner) -> None:
     async with slots.lease(owner) as leased:
-        leased.filled = True
+        leased.filled = leased.savable = True
