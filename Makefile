@@ -30,7 +30,7 @@ serve: $(READY)
 	@$(BIN)/turnwire serve
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 4 --dist loadfile
 
 # Replicas and stores that are killed, frozen and starved, and what was promised counted: some minutes.
 test-faults: $(READY)

@@ -3,7 +3,6 @@
 Defaults live here and nowhere else. Unknown names and bad values stop the process with a list.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.connection import ConnectionLimits
 from service.engine import EngineLimits
 from service.limits import MIB, Limits, TurnLimits
+from service.loopback import is_loopback
 from service.servers import Kind
 from service.servers.detection import usual_url
 from service.servers.file import check_tokenizer, checked_address
@@ -370,7 +370,7 @@ class Config(BaseSettings):
         """Without keys anyone who reaches the service may use it: let only this machine reach it."""
         if self.open_to_all:
             for name in ("http_address", "grpc_address"):
-                if not _is_loopback(getattr(self, name)):
+                if not is_loopback(_host(getattr(self, name))):
                     raise ValueError(
                         f"{_PREFIX}{name.upper()} is not a loopback address: set "
                         f"{_PREFIX}API_KEYS_FILE (make keys with 'turnwire keys new TENANT')"
@@ -423,11 +423,5 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")

@@ -6,6 +6,7 @@ events themselves.
 """
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Collection, Sequence
@@ -46,6 +47,8 @@ from turnwire.v1 import events_pb2
 _JITTER = 0.05
 """Connections that opened together do not all reconnect together."""
 _OLD = "This connection has reached its age limit. Reconnect and continue."
+_ASKS = {"create", "steer"}
+"""What leads to a turn: steered input is answered by one of its own."""
 GOING_AWAY = "The server is going away. Reconnect and continue."
 
 
@@ -74,8 +77,8 @@ class Host(Protocol):
     tenants: Tenants
     memory: Memory
 
-    def may_detach(self, tenant: str) -> bool:
-        """Tell whether one more of a tenant's turns may go on without its client."""
+    def may_detach(self, tenant: str, more: int) -> bool:
+        """Tell whether so many more of a tenant's turns may go on without their client."""
 
     def show(self, runs: Collection[Run]) -> None:
         """Let other replicas see turns that go on without their client."""
@@ -203,13 +206,17 @@ class Connection:
         self.metrics.connection_turns.observe(self._turns)
         self.metrics.lived(ending.value, self._closed - self._opened)
         self._host.left(self)
-        if not self._tasks:
-            self._host.settled(self)
+        self._settle()
 
     @property
     def credential(self) -> str:
         """What the client's credential is called."""
         return self.caller.credential
+
+    @property
+    def background(self) -> bool:
+        """Whether it was made for a response in the background: there is no client."""
+        return self._limits.session.background
 
     @property
     def detached(self) -> int:
@@ -260,7 +267,7 @@ class Connection:
 
     def _afford(self, event: events_pb2.ClientEvent) -> bool:
         """Count what a client sends to be answered; tell whether there is room, and its tenant may."""
-        if not event.HasField("create"):
+        if event.WhichOneof("kind") not in _ASKS:
             return True
         try:
             self._check_memory()
@@ -317,6 +324,13 @@ class Connection:
         self._turns += 1
         task = asyncio.get_running_loop().create_task(self._run(begin))
         self._tasks[begin.stream_id] = task
+        task.add_done_callback(functools.partial(self._drop, begin.stream_id))
+
+    def _drop(self, stream_id: str | None, task: asyncio.Task[None]) -> None:
+        """Let go of a task that was cancelled before it began: it cannot do so itself."""
+        if self._tasks.get(stream_id) is task:
+            del self._tasks[stream_id]
+            self._settle()
 
     def _let_go(self) -> None:
         """Stop the turns, but for those that can be picked up again."""
@@ -328,19 +342,23 @@ class Connection:
                 task.cancel()
         if self._detached:
             self._host.show(self._detached)
-            self._host.metrics.detached_turns.inc(len(self._detached))
-            Grace(self._detached, self._limits.grace, self._count_detached)
+            Grace(self._detached, self._limits.grace, self._host.metrics)
 
     def _goes_on(self, run: Run) -> bool:
-        stored = run.plan.request.store and not run.over_and_kept
-        return stored and self._limits.grace > 0 and self._host.may_detach(self.tenant)
+        if not run.plan.request.store or run.over_and_kept or not self._limits.grace:
+            return False
+        return self._host.may_detach(self.tenant, len(self._detached) + 1)
 
     async def _run(self, begin: Begin) -> None:
         try:
             await self._run_to_end(begin)
         finally:
-            if self._closed is not None and not self._tasks:
-                self._host.settled(self)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Have the host forget a connection that is gone with all its turns."""
+        if self._closed is not None and not self._tasks:
+            self._host.settled(self)
 
     async def _run_to_end(self, begin: Begin) -> None:
         began = time.monotonic()
@@ -394,10 +412,6 @@ class Connection:
         self.metrics.turn_seconds.observe(time.monotonic() - began)
         if outcome == "cancelled" and self._closed is not None and not self._detached:
             self.metrics.abort_seconds.observe(time.monotonic() - self._closed)
-
-    def _count_detached(self, outcome: str) -> None:
-        self._host.metrics.detached_turns.dec()
-        self._host.metrics.detached.labels(outcome).inc()
 
     def _count_eviction(self, reason: str) -> None:
         self._host.metrics.cache_evictions.labels("connection", reason).inc()

@@ -6,12 +6,12 @@ Whatever one face can say, the others can: they all say it here.
 import asyncio
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from service.audit import Journal, NoJournal
 from service.background import Background
+from service.census import Census
 from service.compaction import Compactions, Compactor
 from service.compaction.compactors import ModelCompactor
 from service.connection import GOING_AWAY, Connection, ConnectionLimits, Sink
@@ -85,6 +85,10 @@ class Policies:
         """Return how many bytes a tenant may have stored; None is no bound."""
         return self.tenants.allowance(tenant).stored_bytes
 
+    def screening_of(self, tenant: str) -> responses_pb2.ModerationSettings | None:
+        """Return how all turns of a tenant are screened at least, if they are."""
+        return self.tenants.allowance(tenant).screening
+
 
 class Engine:
     """All conversations of this process."""
@@ -102,58 +106,29 @@ class Engine:
         self.tenants = policies.tenants
         self.memory = policies.memory
         self._identities = policies.identities
-        compactions = Compactions(policies.seal)
-        means = Means(compactions, policies.compactor, limits.turn)
-        self._stores = stores
         self._router = router
+        self._stores = stores
         self._started = int(time.time())
-        most_bytes = limits.turn.conversation_bytes
-        verdicts = VerdictCache(policies.verdict_bytes, metrics)
-        self.memory.relieve(verdicts.clear)
-        self.moderator = Moderator(policies.classifiers, verdicts, self._screening)
+        means = Means(Compactions(policies.seal), policies.compactor, limits.turn)
+        self.moderator = _moderator(policies, metrics)
         find, admit = stores.responses.get, self.moderator.admit
-        tips = Tips(compactions.legible, find, most_bytes, admit)
+        tips = Tips(means.compactions.legible, find, limits.turn.conversation_bytes, admit)
         self.conversations = Conversations(stores.conversations, tips)
-        state = State(
-            store=stores.responses,
-            conversations=self.conversations,
-            live=Live(),
-            beacons=Beacons(stores.cells, policies.seal),
-            claims=Claims(stores.cells, policies.seal),
-            journal=policies.journal,
-            memory=policies.memory,
-        )
-        self._state = state
-        self.runner = Runner(router, state, means, self.moderator, metrics)
-        self.responses = Responses(state, self.runner, means, self._forget)
-        self._connections: set[Connection] = set()
-        self._ended: set[Connection] = set()
-        """Those of which something is left."""
-        self._in_background: Counter[str] = Counter()
-        self._detached: Counter[str] = Counter()
-        """Turns, by tenant, that go on without their client."""
+        self._state = _state(stores, policies, self.conversations)
+        self.runner = Runner(router, self._state, means, self.moderator, metrics)
+        self.responses = Responses(self._state, self.runner, means, self.tenants, self._forget)
+        self._census = Census()
+        self._expelled: dict[Connection, asyncio.Task[None]] = {}
         self._transports: dict[str, TransportMetrics] = {}
         self._draining = False
         self._loop = asyncio.get_running_loop()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._expelled: dict[Connection, asyncio.Task[None]] = {}
         self._keep_house()
         self._watch()
 
     @property
     def ready(self) -> bool:
         """Whether new connections are welcome."""
-        return (
-            not self._draining
-            and self._clients < self.limits.connections
-            and self.memory.pressure < Pressure.HARD
-        )
-
-    @property
-    def _clients(self) -> int:
-        """How many connections have a client at their other end."""
-        return len(self._connections) - sum(self._in_background.values())
+        return not self._draining and self._has_room
 
     def models(self) -> rpc.ListModelsResponse:
         """The models there are, each with the kind of model server behind it."""
@@ -183,7 +158,7 @@ class Engine:
         self, caller: Identity, create: responses_pb2.CreateResponse
     ) -> responses_pb2.Response:
         """Have a response made in the background; return it as it begins. Raises `Refusal`."""
-        if not self.may_detach(caller.tenant):
+        if not self.may_detach(caller.tenant, 1):
             raise RateLimited(
                 f"{self.limits.background} responses are being made in the background already. "
                 "Wait for some of them."
@@ -194,7 +169,6 @@ class Engine:
         session = dataclasses.replace(usual.session, background=True)
         limits, background = dataclasses.replace(usual, session=session), Background()
         connection = self._open(Connection(caller, background, self, metrics, limits))
-        self._in_background[caller.tenant] += 1
         return await background.begin(connection, create)
 
     def welcomes(self, caller: Identity) -> bool:
@@ -214,9 +188,9 @@ class Engine:
         """Count a connection that a transport turned away: "auth", "origin" or "invalid"."""
         self._metrics_of(transport).connected(outcome)
 
-    def may_detach(self, tenant: str) -> bool:
-        """Tell whether one more of a tenant's responses may be made without a client."""
-        return self._in_background[tenant] + self._detached[tenant] < self.limits.background
+    def may_detach(self, tenant: str, more: int) -> bool:
+        """Tell whether so many more of a tenant's responses may be made without a client."""
+        return self._census.unattended(tenant) + more <= self.limits.background
 
     def show(self, runs: Collection[Run]) -> None:
         """Let other replicas see turns that go on without their client."""
@@ -224,44 +198,39 @@ class Engine:
 
     def left(self, connection: Connection) -> None:
         """A connection has ended; turns of it that go on, or are being ended, may be left."""
-        self._connections.discard(connection)
+        self._census.left(connection)
         self._expelled.pop(connection, None)
-        self._ended.add(connection)
-        self._detached[connection.tenant] += connection.detached
-        if connection.metrics is self._metrics_of(_BACKGROUND):
-            self._in_background[connection.tenant] -= 1
-        else:
+        if not connection.background:
             connection.account.close()
 
     def settled(self, connection: Connection) -> None:
         """Forget a connection that has ended: nothing of it is left."""
-        self._ended.discard(connection)
-        self._detached[connection.tenant] -= connection.detached
-        if not self._connections and not self._ended:
-            self._empty.set()
+        self._census.settled(connection)
+        self._expelled.pop(connection, None)
 
     async def drain(self, grace: float) -> None:
         """Let every connection go at its next turn boundary, and cut what is left after `grace` seconds."""
         self._draining = True
         self._timer.cancel()
         self.metrics.draining.set(1)
-        for connection in list(self._connections):
+        for connection in self._census.open:
             connection.leave(Ending.DRAIN, GOING_AWAY)
         try:
             async with asyncio.timeout(grace):
-                await self._empty.wait()
+                await self._census.empty()
         except TimeoutError:
-            left = [*self._connections, *self._ended]
-            cut = [connection.cut(_CUT, _DRAINED) for connection in left]
+            cut = [connection.cut(_CUT, _DRAINED) for connection in self._census.all]
             await asyncio.gather(*cut)
         finally:
             self._watching.cancel()
 
-    def _screening(self, tenant: str) -> responses_pb2.ModerationSettings | None:
-        return self.tenants.of(tenant).allowance.screening
+    @property
+    def _has_room(self) -> bool:
+        few = self._census.clients < self.limits.connections
+        return few and self.memory.pressure < Pressure.HARD
 
     def _check_room(self, metrics: TransportMetrics) -> None:
-        if self._clients < self.limits.connections and self.memory.pressure < Pressure.HARD:
+        if self._has_room:
             return
         metrics.connected("limit")
         raise Overloaded("server_is_overloaded", "Too many connections. Try again later.")
@@ -273,12 +242,11 @@ class Engine:
 
     def _open(self, connection: Connection) -> Connection:
         connection.metrics.connected("accepted")
-        self._connections.add(connection)
-        self._empty.clear()
+        self._census.opened(connection)
         return connection
 
     def _forget(self, tenant: str, response_id: str) -> None:
-        for connection in self._connections:
+        for connection in self._census.open:
             if connection.tenant == tenant:
                 connection.forget(response_id)
 
@@ -298,7 +266,7 @@ class Engine:
     def _watch(self) -> None:
         self.memory.look()
         self._state.beacons.tend(self._state.live.runs)
-        for connection in self._connections - self._expelled.keys():
+        for connection in self._census.all - self._expelled.keys():
             if not self.welcomes(connection.caller):
                 self._expelled[connection] = self._loop.create_task(self._expel(connection))
                 self.metrics.revocations.inc()
@@ -310,3 +278,21 @@ class Engine:
             connection.leave(Ending.REVOKED, _EXPIRED)
         else:
             await connection.cut(_OUTCAST, _REVOKED)
+
+
+def _moderator(policies: Policies, metrics: Metrics) -> Moderator:
+    verdicts = VerdictCache(policies.verdict_bytes, metrics)
+    policies.memory.relieve(verdicts.clear)
+    return Moderator(policies.classifiers, verdicts, policies.screening_of)
+
+
+def _state(stores: Stores, policies: Policies, conversations: Conversations) -> State:
+    return State(
+        store=stores.responses,
+        conversations=conversations,
+        live=Live(),
+        beacons=Beacons(stores.cells, policies.seal),
+        claims=Claims(stores.cells, policies.seal),
+        journal=policies.journal,
+        memory=policies.memory,
+    )

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.audit.places import journal
 from service.backends.http import Deadlines, HttpClient
+from service.compaction import Compactor
 from service.compaction.compactors import Budget, compactor
 from service.config import Config
 from service.engine import Policies
@@ -38,17 +39,13 @@ async def policies_of(config: Config, metrics: Metrics) -> AsyncIterator[Policie
 
     Raises `BadFile`, `BadJournal`, `ValueError` and `OSError` for what the operator has to mend.
     """
-    keys, most_bytes = config.sealing_keys_file, config.max_conversation_bytes
     tenants, classifiers = _tenants(config, metrics), list(_classifiers(config))
-    budget = Budget(
-        kept_bytes=config.compaction_kept_bytes, summary_tokens=config.compaction_summary_tokens
-    )
     async with AsyncExitStack() as stack:
         for classifier in classifiers:
             stack.callback(classifier.close)
         yield Policies(
-            seal=Seal.read(keys, most_bytes) if keys else Seal.ephemeral(most_bytes),
-            compactor=compactor(config.compactor, budget),
+            seal=_seal(config),
+            compactor=_compactor(config),
             classifiers=classifiers,
             verdict_bytes=config.verdict_cache_bytes,
             identities=await _identities(config, tenants, metrics, stack),
@@ -81,6 +78,18 @@ def store_of(config: Config) -> StoreChoice:
     )
 
 
+def _seal(config: Config) -> Seal:
+    keys, most_bytes = config.sealing_keys_file, config.max_conversation_bytes
+    return Seal.read(keys, most_bytes) if keys else Seal.ephemeral(most_bytes)
+
+
+def _compactor(config: Config) -> Compactor:
+    budget = Budget(
+        kept_bytes=config.compaction_kept_bytes, summary_tokens=config.compaction_summary_tokens
+    )
+    return compactor(config.compactor, budget)
+
+
 async def _identities(
     config: Config, tenants: Tenants, metrics: Metrics, stack: AsyncExitStack
 ) -> Identities:
@@ -100,7 +109,7 @@ async def _identities(
 
 
 def _tenants(config: Config, metrics: Metrics) -> Tenants:
-    """Raises `BadTenantsFile`."""
+    """Raises `BadFile`."""
 
     def refused(limit: str) -> None:
         metrics.tenant_refusals.labels(limit).inc()

@@ -14,6 +14,7 @@ from service.conversation import DurableNode, Node
 from service.errors import Conflict, ModelError, ModelFailed, Overloaded, Refusal
 from service.paging import Page, identified, page_of
 from service.session import Begin
+from service.tenants import Tenants
 from service.turns.following import Batches, not_found
 from service.turns.output import add_usage
 from service.turns.plan import Means, prompt_of
@@ -32,23 +33,21 @@ Forget = Callable[[str, str], None]
 class Responses:
     """Stored responses, and those that are being made and will be stored."""
 
-    def __init__(self, state: State, runner: Runner, means: Means, forget: Forget) -> None:
+    def __init__(
+        self, state: State, runner: Runner, means: Means, tenants: Tenants, forget: Forget
+    ) -> None:
         self._state = state
         self._runner = runner
         self._means = means
+        self._tenants = tenants
         self._forget = forget
 
     async def get(self, tenant: str, response_id: str) -> responses_pb2.Response:
         """Return a response as it is now."""
         if run := self._state.live.get(tenant, response_id):
-            so_far = responses_pb2.Response()
-            so_far.CopyFrom(run.response)
-            return so_far
-        if node := await self._state.store.retrieve(tenant, response_id):
-            return node.response
-        if elsewhere := await self._state.beacons.seen(tenant, response_id):
-            return elsewhere
-        raise not_found(response_id)
+            return run.so_far
+        found = await self._kept_or_elsewhere(tenant, response_id)
+        return found.response if isinstance(found, DurableNode) else found
 
     async def delete(self, tenant: str, response_id: str) -> rpc.DeleteResponse:
         """Delete a response; one that is being made is cancelled first."""
@@ -87,10 +86,15 @@ class Responses:
     async def compact(
         self, tenant: str, create: responses_pb2.CreateResponse
     ) -> rpc.CompactResponse:
-        """Compact a conversation: what comes of it begins a new one. Raises `Refusal`."""
+        """Compact a conversation: what comes of it begins a new one. It counts as a turn.
+
+        Raises `Refusal`.
+        """
         if create.HasField("moderation"):
             message = "'moderation' is not supported here: nothing of a compaction is shown."
             raise Refusal("unsupported_parameter", message, "moderation")
+        account = self._tenants.of(tenant)
+        account.take(create.ByteSize())
         async with AsyncExitStack() as held:
             plan = await self._runner.plan(Begin(None, create), _Nobody(tenant), held)
         await self._runner.admit(plan)
@@ -108,6 +112,7 @@ class Responses:
         usage = responses_pb2.Usage()
         if compacted.finished:
             add_usage(usage, compacted.finished)
+            account.spent(compacted.finished.cost)
         item = self._means.compactions.item(tenant, ids.draw("cmp"), compacted.items)
         return rpc.CompactResponse(
             id=ids.draw("resp"),
@@ -118,11 +123,22 @@ class Responses:
         )
 
     async def _stored(self, tenant: str, response_id: str) -> DurableNode:
+        found = await self._kept_or_elsewhere(tenant, response_id)
+        if isinstance(found, DurableNode):
+            return found
+        message = "The response is being made on another replica. Ask again when it has ended."
+        raise Conflict("response_in_progress", message, "response_id")
+
+    async def _kept_or_elsewhere(
+        self, tenant: str, response_id: str
+    ) -> DurableNode | responses_pb2.Response:
+        """Return what is kept of a response, or else how it began on another replica."""
         if node := await self._state.store.retrieve(tenant, response_id):
             return node
-        if await self._state.beacons.seen(tenant, response_id):
-            message = "The response is being made on another replica. Ask again when it has ended."
-            raise Conflict("response_in_progress", message, "response_id")
+        if elsewhere := await self._state.beacons.seen(tenant, response_id):
+            return elsewhere
+        if node := await self._state.store.retrieve(tenant, response_id):
+            return node  # it was kept between the two looks
         raise not_found(response_id)
 
     async def _end(self, tenant: str, response_id: str) -> None:

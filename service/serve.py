@@ -150,31 +150,44 @@ async def _listen(
     config: Config, engine: Engine, identities: Identities, stack: AsyncExitStack
 ) -> Service:
     """Open all ports. What accepts clients opens last and closes first; until then nobody is sent here."""
-    limits, registry, opened = config.limits(), engine.metrics.registry, asyncio.Event()
-    tls, secured = _tls(config), "s" if config.tls_certificate_file else ""
+    opened = asyncio.Event()
+    operations = await _open_probes(config, engine, lambda: opened.is_set() and engine.ready, stack)
+    grpc, http = await _open_doors(config, engine, identities, stack)
+    opened.set()
+    secured = "s" if config.tls_certificate_file else ""
+    return Service(
+        engine,
+        f"ws{secured}://{_host(config.http_address)}:{http}/v1/responses",
+        f"http{secured}://{_host(config.http_address)}:{http}/v1",
+        f"{_host(config.grpc_address)}:{grpc}",
+        f"http://{_host(config.operations_address)}:{operations}",
+        tuple(model.id for model in engine.models().models),
+    )
 
-    def ready() -> bool:
-        return opened.is_set() and engine.ready
 
-    operations = await serve_operations(ready, registry, _address(config.operations_address))
+async def _open_probes(
+    config: Config, engine: Engine, ready: Callable[[], bool], stack: AsyncExitStack
+) -> int:
+    """Open what operators ask. Return the port of their HTTP."""
+    registry, address = engine.metrics.registry, _address(config.operations_address)
+    operations = await serve_operations(ready, registry, address)
     stack.push_async_callback(operations.stop)
     health = await serve_health(ready, config.health_address)
     stack.push_async_callback(health.stop, 0)
+    return operations.port
+
+
+async def _open_doors(
+    config: Config, engine: Engine, identities: Identities, stack: AsyncExitStack
+) -> tuple[int, int]:
+    """Open what clients connect to. Return the ports of gRPC and HTTP."""
+    limits, tls = config.limits(), _tls(config)
     grpc = await transports.grpc.serve(engine, identities, limits, config.grpc_address, tls)
     stack.push_async_callback(grpc.stop, _STOP_SECONDS)
-    http = await transports.http.serve(
-        engine, identities, limits, _address(config.http_address), tls
-    )
+    address = _address(config.http_address)
+    http = await transports.http.serve(engine, identities, limits, address, tls)
     stack.push_async_callback(http.stop)
-    opened.set()
-    return Service(
-        engine,
-        f"ws{secured}://{_host(config.http_address)}:{http.port}/v1/responses",
-        f"http{secured}://{_host(config.http_address)}:{http.port}/v1",
-        f"{_host(config.grpc_address)}:{grpc.port}",
-        f"http://{_host(config.operations_address)}:{operations.port}",
-        tuple(model.id for model in engine.models().models),
-    )
+    return grpc.port, http.port
 
 
 def _tls(config: Config) -> Tls | None:

@@ -104,7 +104,7 @@ class _Turn:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = self.create.ByteSize()
+        self.size = self.create.ByteSize() + (self.resume.ByteSize() if self.resume else 0)
 
     @property
     def parent(self) -> str:
@@ -277,7 +277,7 @@ class Session:
             )
         lane = self._lane(stream_id)
         if lane.running or self._running >= self._limits.active:
-            self._check_waiting(lane, create)
+            self._check_waiting(lane, create.ByteSize())
         steerings = self._owed.pop(create.settings.previous_response_id, [])
         self._release(steerings)
         if steerings:
@@ -289,7 +289,7 @@ class Session:
             raise farewell(self._leaving)
         lane, nothing = self._lane(stream_id), responses_pb2.CreateResponse()
         if lane.running or self._running >= self._limits.active:
-            self._check_waiting(lane, nothing)
+            self._check_waiting(lane, event.ByteSize())
         return self._enqueue(stream_id, _Turn(nothing, resume=event))
 
     def _enqueue(self, stream_id: str | None, turn: _Turn) -> Step:
@@ -457,11 +457,11 @@ class Session:
             self._lanes[stream_id] = _Lane()
         return self._lanes[stream_id]
 
-    def _check_waiting(self, lane: _Lane, create: responses_pb2.CreateResponse) -> None:
+    def _check_waiting(self, lane: _Lane, size: int) -> None:
         """Refuse what would make too much wait. No lane's burst keeps another from waiting too."""
         many = self._waiting >= self._limits.waiting and bool(lane.waiting)
-        size = self._waiting_bytes + create.ByteSize()
-        if many or (self._waiting and size > self._limits.waiting_bytes):
+        large = self._waiting_bytes + size > self._limits.waiting_bytes
+        if many or (self._waiting and large):
             raise RateLimited(
                 f"{self._waiting} responses are waiting on this connection already. "
                 "Wait for some of them, or open another connection."

@@ -2,7 +2,6 @@
 
 import email.utils
 import http
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +14,7 @@ from service.engine import Engine
 from service.errors import Forbidden, Refusal
 from service.identity import Identities
 from service.limits import Limits
+from service.loopback import is_loopback
 from service.tickets import Tickets
 from transports.keepalive import Wheel
 from transports.large_answers import LargeAnswers
@@ -48,7 +48,7 @@ class Endpoint:
         if len(hosts) != 1:
             return False
         name = _name_in(hosts[0])
-        return _is_loopback(name) or name in map(str.lower, self.limits.allowed_hosts)
+        return is_loopback(name) or name in map(str.lower, self.limits.allowed_hosts)
 
 
 def plain_http(refusal: Refusal) -> Response:
@@ -76,13 +76,6 @@ def _name_in(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _foreign_page() -> Forbidden:

@@ -118,6 +118,11 @@ class Finished(NamedTuple):
     rendered: Renderings = MappingProxyType({})
     """This turn's input and output as the next turn's history, from sampled ids where there are any."""
 
+    @property
+    def cost(self) -> int:
+        """Tokens that were computed: of the input as far as it was not cached, and the output."""
+        return max(0, self.input_tokens - self.cached_tokens) + self.output_tokens
+
 
 Produced: TypeAlias = (
     Text

@@ -5,8 +5,11 @@ may live for an hour: `holds` is asked again every few seconds for as long as it
 """
 
 import math
+import re
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+_TENANT: Final = re.compile(r"[!-\"$-~]{1,128}")
 
 
 class Credentials(NamedTuple):
@@ -19,6 +22,12 @@ class Credentials(NamedTuple):
     expires: float = math.inf
     """When that certificate does, in seconds since 1970."""
 
+    @property
+    def bearer(self) -> str:
+        """The key or token in that header; empty if it holds none."""
+        scheme, _, token = (self.authorization or "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -26,9 +35,14 @@ class Identity:
 
     tenant: str
     credential: str = ""
-    """What the credential is called in logs and audits. Nothing can be done with it."""
+    """What the credential is called in logs and audits: its kind, then `:`. Nothing can be done with it."""
     expires: float = math.inf
     """In seconds since 1970."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of credential it is."""
+        return self.credential.partition(":")[0]
 
 
 class Identities(Protocol):
@@ -59,3 +73,8 @@ class Anonymous:
         """Tell that it is: nobody can be told apart."""
         del identity
         return True
+
+
+def is_tenant(name: str) -> bool:
+    """Tell whether this can be a tenant's name: up to 128 visible characters of ASCII, without '#'."""
+    return _TENANT.fullmatch(name) is not None

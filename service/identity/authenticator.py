@@ -8,8 +8,7 @@ import enum
 from collections.abc import Callable, Mapping
 
 from service.errors import Unauthenticated
-from service.identity import Credentials, Identities, Identity
-from service.identity.keys import PREFIX
+from service.identity import Credentials, Identities, Identity, certificates, keys, tokens
 from service.metrics import Metrics
 
 
@@ -23,11 +22,10 @@ class Method(enum.StrEnum):
 
 
 _KINDS: Mapping[str, Method] = {
-    "key": Method.KEY,
-    "jwt": Method.TOKEN,
-    "certificate": Method.CERTIFICATE,
+    keys.KIND: Method.KEY,
+    tokens.KIND: Method.TOKEN,
+    certificates.KIND: Method.CERTIFICATE,
 }
-"""What identities' credentials begin with."""
 
 
 class Authenticator:
@@ -58,8 +56,7 @@ class Authenticator:
 
     def holds(self, identity: Identity) -> bool:
         """Tell whether an identity is still good, and its tenant not suspended."""
-        method = _KINDS.get(identity.credential.partition(":")[0], Method.NONE)
-        way = self._ways.get(method)
+        way = self._ways.get(_KINDS.get(identity.kind, Method.NONE))
         return way is not None and way.holds(identity) and not self._suspended(identity.tenant)
 
     def _identify(self, method: Method, credentials: Credentials) -> Identity:
@@ -75,6 +72,6 @@ def _method_of(credentials: Credentials) -> Method:
     """Tell which kind a client shows. What is none of ours is looked up like a key, in the same time."""
     if credentials.authorization is None:
         return Method.CERTIFICATE if credentials.names else Method.NONE
-    token = credentials.authorization.partition(" ")[2].strip()
-    is_token = not token.startswith(PREFIX) and token.count(".") == 2
+    shown = credentials.bearer
+    is_token = not shown.startswith(keys.PREFIX) and shown.count(".") == 2
     return Method.TOKEN if is_token else Method.KEY

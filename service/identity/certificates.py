@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import Unauthenticated
-from service.identity import Credentials, Identity
-from service.identity.live_files import BadFile, LiveFiles, entries, is_tenant
+from service.identity import Credentials, Identity, is_tenant
+from service.identity.live_files import BadFile, LiveFiles, entries
 
-_KINDS: Final = ("URI:", "DNS:")
-_PREFIX: Final = "certificate:"
-
-
-class BadNamesFile(BadFile):
-    """A line of a file of names is none. Names its number, never its content."""
+KIND: Final = "certificate"
+_NAMES: Final = ("URI:", "DNS:")
+"""What names that count begin with."""
 
 
 class CertificateNames:
@@ -31,7 +28,7 @@ class CertificateNames:
 
     @classmethod
     def read(cls, path: Path, clock: Callable[[], float] = time.monotonic) -> "CertificateNames":
-        """Read a file of names. Raises `OSError`, or `BadNamesFile`."""
+        """Read a file of names. Raises `OSError`, or `BadFile`."""
         return cls(LiveFiles([path], lambda: _read(path), clock))
 
     def identify(self, credentials: Credentials) -> Identity:
@@ -40,21 +37,21 @@ class CertificateNames:
         known = [name for name in map(_usual, credentials.names) if name in tenants]
         if len({tenants[name] for name in known}) != 1 or credentials.expires <= time.time():
             raise Unauthenticated
-        return Identity(tenants[known[0]], f"{_PREFIX}{known[0]}", credentials.expires)
+        return Identity(tenants[known[0]], f"{KIND}:{known[0]}", credentials.expires)
 
     def holds(self, identity: Identity) -> bool:
         """Tell whether the certificate is good yet, and its name still in the file for this tenant."""
-        name = identity.credential.removeprefix(_PREFIX)
+        name = identity.credential.removeprefix(f"{KIND}:")
         return self._file.content.get(name) == identity.tenant and time.time() < identity.expires
 
 
 def _read(path: Path) -> dict[str, str]:
     tenants: dict[str, str] = {}
     for number, words in entries(path):
-        if len(words) != 2 or not words[0].startswith(_KINDS) or not is_tenant(words[1]):
-            raise BadNamesFile(f"{path}, line {number}: expected 'URI:<uri> <tenant>' or 'DNS:…'")
+        if len(words) != 2 or not words[0].startswith(_NAMES) or not is_tenant(words[1]):
+            raise BadFile(f"{path}, line {number}: expected 'URI:<uri> <tenant>' or 'DNS:…'")
         if (name := _usual(words[0])) in tenants:
-            raise BadNamesFile(f"{path}, line {number}: this name is there already")
+            raise BadFile(f"{path}, line {number}: this name is there already")
         tenants[name] = words[1]
     return tenants
 

@@ -6,12 +6,11 @@ never while somebody waits. When the issuer is away the old ones go on being goo
 
 import asyncio
 import contextlib
-import ipaddress
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -20,12 +19,13 @@ from jwt import PyJWK
 from service.backends.http import Answer, Deadlines, HttpClient
 from service.errors import ModelError
 from service.identity.signing_keys import SigningKey, key_for, read_keys
+from service.loopback import is_loopback
 
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _MOST: Final = 1024 * 1024  # bytes of an answer
 _DEADLINES: Final = Deadlines(connect=5.0, answer=10.0, read=10.0)
 
-_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class _Unusable(Exception):
@@ -108,7 +108,7 @@ class Issuer:
             ModelError,
             TimeoutError,
             ValueError,
-        ) as error:  # the last one for a name that is none
+        ) as error:  # the last of a host that is no name
             self._failed(type(error).__name__)
         except _Unusable as unusable:
             self._failed(str(unusable))
@@ -118,7 +118,7 @@ class Issuer:
     def _failed(self, reason: str) -> None:
         """Go on with the keys there are. Logged when it begins, not every few seconds."""
         if self._working:
-            _logger.error("signing_keys_not_fetched", reason=reason, kept=len(self._keys))
+            log.error("signing_keys_not_fetched", reason=reason, kept=len(self._keys))
         self._working = False
 
     async def _fetch(self) -> list[SigningKey]:
@@ -145,7 +145,8 @@ class Issuer:
 def checked_url(url: str) -> str:
     """Return an address that keys may be fetched from. Raises `ValueError`, without quoting it."""
     address = urlsplit(url)
-    if address.scheme != "https" and not (address.scheme == "http" and _is_loopback(address)):
+    here = is_loopback(address.hostname or "")
+    if address.scheme != "https" and not (address.scheme == "http" and here):
         raise ValueError("expected an https address, or http on this machine")
     if not address.hostname or address.username or address.password or address.fragment:
         raise ValueError("expected https://host/path")
@@ -153,14 +154,6 @@ def checked_url(url: str) -> str:
         raise ValueError("expected an address without spaces and control characters")
     _ = address.port  # raises where it is no number
     return url
-
-
-def _is_loopback(address: SplitResult) -> bool:
-    host = address.hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def _get(url: str) -> object:

@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import Unauthenticated
-from service.identity import Credentials, Identity
-from service.identity.live_files import BadFile, LiveFiles, entries, is_tenant
+from service.identity import Credentials, Identity, is_tenant
+from service.identity.live_files import BadFile, LiveFiles, entries
 
+KIND: Final = "key"
 PREFIX: Final = "tw_"
 """What every key of ours begins with."""
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _MARK: Final = 8
 """Characters of a digest that tell two secrets of one id apart."""
-
-
-class BadKeyFile(BadFile):
-    """A line of a key file is none. Names its number, never its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +46,22 @@ class KeyFile:
 
     @classmethod
     def read(cls, path: Path, clock: Callable[[], float] = time.monotonic) -> "KeyFile":
-        """Read a key file. Raises `OSError`, or `BadKeyFile`."""
+        """Read a key file. Raises `OSError`, or `BadFile`."""
         return cls(LiveFiles([path], lambda: _read(path), clock))
 
     def identify(self, credentials: Credentials) -> Identity:
         """Return the key's tenant. Unknown ids and wrong secrets take the same steps."""
-        scheme, _, token = (credentials.authorization or "").partition(" ")
-        prefix, _, rest = token.strip().partition("_")
-        key_id, _, secret = rest.partition("_")
+        shown = credentials.bearer
+        key_id, _, secret = shown.removeprefix(PREFIX).partition("_")
         key = self._file.content.get(key_id, _NOBODYS)
         matches = hmac.compare_digest(_digest(secret), key.digest)
-        if not matches or scheme.lower() != "bearer" or prefix != "tw":
+        if not matches or not shown.startswith(PREFIX):
             raise Unauthenticated
         return Identity(key.tenant, _called(key_id, key))
 
     def holds(self, identity: Identity) -> bool:
         """Tell whether the key is still in the file, with its secret and for the same tenant."""
-        key_id = identity.credential.removeprefix("key:").rpartition(":")[0]
+        key_id = identity.credential.removeprefix(f"{KIND}:").rpartition(":")[0]
         key = self._file.content.get(key_id)
         return (
             key is not None
@@ -86,9 +82,9 @@ def _read(path: Path) -> dict[str, _Key]:
     keys: dict[str, _Key] = {}
     for number, words in entries(path):
         if not _is_key(words):
-            raise BadKeyFile(f"{path}, line {number}: expected '<id> <tenant> <sha256>'")
+            raise BadFile(f"{path}, line {number}: expected '<id> <tenant> <sha256>'")
         if words[0] in keys:
-            raise BadKeyFile(f"{path}, line {number}: this id is there already")
+            raise BadFile(f"{path}, line {number}: this id is there already")
         keys[words[0]] = _Key(tenant=words[1], digest=words[2])
     return keys
 
@@ -103,7 +99,7 @@ def _is_key(words: list[str]) -> bool:
 
 def _called(key_id: str, key: _Key) -> str:
     """Return what a key is called. It is another one when its secret is."""
-    return f"key:{key_id}:{key.digest[:_MARK]}"
+    return f"{KIND}:{key_id}:{key.digest[:_MARK]}"
 
 
 def _digest(secret: str) -> str:

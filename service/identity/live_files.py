@@ -4,7 +4,6 @@ Whoever asks what they say looks whether they have changed, at most once a secon
 beside. What cannot be read changes nothing: a key file that is half written must lock nobody out.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +16,8 @@ Revision: TypeAlias = tuple[tuple[int, ...], ...]
 
 _PACE: Final = 1.0
 """Seconds between two looks."""
-_TENANT: Final = re.compile(r"[!-\"$-~]{1,128}")
 
-_logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class BadFile(Exception):
@@ -68,13 +66,13 @@ class LiveFiles(Generic[T]):
         """Go by what was read, unless the files changed meanwhile: the next look finds that out."""
         if self._revise() == revision:
             self._revision, self._content, self._complained = revision, content, None
-            _logger.info("file_reloaded", file=str(self._paths[0]))
+            log.info("file_reloaded", file=str(self._paths[0]))
 
     def _complain(self, revision: Revision, error: OSError | BadFile) -> None:
         if revision != self._complained:
             self._complained = revision
             reason = str(error) if isinstance(error, BadFile) else type(error).__name__
-            _logger.error("file_not_reloaded", file=str(self._paths[0]), reason=reason)
+            log.error("file_not_reloaded", file=str(self._paths[0]), reason=reason)
 
     def _revise(self) -> Revision:
         """Return what changes with a file, also where it is replaced, or keeps its time."""
@@ -87,8 +85,3 @@ def entries(path: Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         if (words := line.split()) and not words[0].startswith("#"):
             yield number, words
-
-
-def is_tenant(name: str) -> bool:
-    """Tell whether this can be a tenant's name: up to 128 visible characters of ASCII, without '#'."""
-    return _TENANT.fullmatch(name) is not None

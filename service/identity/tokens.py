@@ -14,14 +14,15 @@ from typing import Any, Final
 import jwt
 
 from service.errors import Unauthenticated
-from service.identity import Credentials, Identity
+from service.identity import Credentials, Identity, is_tenant
 from service.identity.issuer import Issuer
-from service.identity.live_files import is_tenant
 from service.identity.signing_keys import ASYMMETRIC
 
+KIND: Final = "jwt"
 LEEWAY: Final = 30.0
 """Seconds that an issuer's clock may be ahead of this one."""
 _MOST: Final = 16 * 1024  # characters of a token
+_MARK: Final = 12  # characters of a digest that tell two subjects apart
 _REQUIRED: Final = ("exp", "iss", "aud")
 
 
@@ -48,11 +49,11 @@ class Tokens:
 
     def identify(self, credentials: Credentials) -> Identity:
         """Return whom a token speaks for. Raises `Unauthenticated`, always alike."""
-        scheme, _, token = (credentials.authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or len(token) > _MOST:
+        token = credentials.bearer
+        if len(token) > _MOST:
             raise Unauthenticated
         try:
-            claims = self._verified(token.strip())
+            claims = self._verified(token)
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
             raise Unauthenticated from None
         return self._identity(claims)
@@ -91,4 +92,5 @@ class Tokens:
 
 def _called(subject: object) -> str:
     """Return what a token is called: its subject may be a person, so not by name."""
-    return f"jwt:{hashlib.sha256(str(subject).encode(errors='replace')).hexdigest()[:12]}"
+    digest = hashlib.sha256(str(subject).encode(errors="replace")).hexdigest()
+    return f"{KIND}:{digest[:_MARK]}"

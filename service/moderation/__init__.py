@@ -136,13 +136,6 @@ class Moderator:
         orders = _merged([*asked, *self._required(tenant)])
         return Screening(bool(asked), orders, self._cache.of(tenant)) if orders else None
 
-    def check(self, policy: responses_pb2.ModerationSettings) -> None:
-        """Raise `ValueError`, for the operator, for a policy that cannot be kept to."""
-        try:
-            self._order(policy)
-        except Refusal as refusal:
-            raise ValueError(f"screening: {refusal.message}") from None
-
     async def admit(self, tenant: str, items: Iterable[items_pb2.Item]) -> None:
         """Refuse items that a tenant's policy withholds: for what a model is told without a turn.
 
@@ -166,11 +159,6 @@ class Moderator:
             return [verdicts] * len(texts)
         said = dict(zip(distinct, verdicts, strict=True))
         return [said[text] for text in texts]
-
-    def close(self) -> None:
-        """Let go of the classifiers."""
-        for classifier in self._classifiers.values():
-            classifier.close()
 
     def _required(self, tenant: str) -> Sequence[_Order]:
         """Return what a tenant's policy asks for. Raises `Failed` if that cannot be had: nothing passes."""

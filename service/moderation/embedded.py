@@ -55,9 +55,7 @@ class EmbeddedClassifier:
         for batch in pieces(text, _AT_ONCE):
             async with self._turn:
                 gravest = max(gravest, *map(self._model.score, batch))
-                await asyncio.sleep(
-                    0
-                )  # still in turn: nobody else's piece before the loop went round
+                await asyncio.sleep(0)  # in turn still: the loop goes round between two pieces
         return gravest
 
     def _verdict(self, score: float) -> Verdict:

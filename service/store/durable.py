@@ -18,6 +18,7 @@ from service.store.flights import Flights
 from service.store.held import HeldTrees
 from service.store.records import Base
 from service.store.vault import Orphaned, Record, Vault
+from turnwire.v1 import state_pb2
 
 
 class Found(NamedTuple):
@@ -184,14 +185,16 @@ class DurableStore:
         if not records.continues(node) or not node.parent_id:
             return await self._closed_alone(node)
         parent = self._held.get((node.tenant, node.parent_id))
-        path = records.added(node, parent)
-        path.first_bytes = self._held.first_bytes((node.tenant, node.id))
-        return await self._envelopes.closed(node, path, node.parent_id)
+        return await self._closed_as(node, records.added(node, parent), node.parent_id)
 
     async def _closed_alone(self, node: DurableNode) -> Record:
-        path = records.whole(node)
+        return await self._closed_as(node, records.whole(node), "")
+
+    async def _closed_as(
+        self, node: DurableNode, path: state_pb2.StoredPath, parent: str
+    ) -> Record:
         path.first_bytes = self._held.first_bytes((node.tenant, node.id))
-        return await self._envelopes.closed(node, path, "")
+        return await self._envelopes.closed(node, path, parent)
 
     async def _forget(self, tenant: str, record: Record) -> bool:
         try:

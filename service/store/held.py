@@ -6,7 +6,7 @@ Losing any of it costs a fetch. What another replica deleted is found out once a
 import dataclasses
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from service import ids
 from service.cache import Key, NodeCache
 from service.conversation import DurableNode
 from service.limits import MIB
+from service.newest import Newest
 from service.store.vault import TreeSize
 
 _NEWEST = 8
@@ -50,8 +51,8 @@ class HeldTrees:
     cache: NodeCache
     limits: TreeLimits
     clock: Callable[[], float] = time.monotonic
-    _trees: OrderedDict[Key, _Tree] = field(default_factory=OrderedDict)
-    _seen: OrderedDict[Key, float] = field(default_factory=OrderedDict)
+    _trees: Newest[Key, _Tree] = field(default_factory=lambda: Newest(_TREES))
+    _seen: Newest[Key, float] = field(default_factory=lambda: Newest(_NODES))
     """When nodes were last seen in the store."""
 
     def get(self, key: Key) -> DurableNode | None:
@@ -71,13 +72,6 @@ class HeldTrees:
         """Whether a node was lately seen in the store."""
         return self.clock() - self._seen.get(key, -math.inf) < self.limits.fresh
 
-    def see(self, key: Key) -> None:
-        """Note that a node is in the store."""
-        self._seen[key] = self.clock()
-        self._seen.move_to_end(key)
-        if len(self._seen) > _NODES:
-            self._seen.popitem(last=False)
-
     def first_bytes(self, key: Key) -> int:
         """Return how many bytes a node's tree begins with; 0 if that is not known."""
         tree = self._trees.get(_tree(key))
@@ -85,14 +79,12 @@ class HeldTrees:
 
     def note(self, key: Key, size: TreeSize, first_bytes: int) -> None:
         """Note that a node was seen in the store, and how large its tree is there."""
-        self.see(key)
+        self._seen[key] = self.clock()
         name = _tree(key)
-        tree = self._trees.setdefault(name, _Tree(size, first_bytes))
+        tree = self._trees.get(name) or _Tree(size, first_bytes)
         tree.size = size
         tree.first_bytes = tree.first_bytes or first_bytes
-        self._trees.move_to_end(name)
-        if len(self._trees) > _TREES:
-            self._trees.popitem(last=False)
+        self._trees[name] = tree
 
     def keep(self, node: DurableNode) -> DurableNode:
         """Keep a node whose tree was noted. Return it, told whether that is crowded."""

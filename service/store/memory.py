@@ -1,11 +1,11 @@
 """The default stores: this process's memory, within a budget. A restart forgets everything."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.cache import NodeCache, SegmentCache
 from service.conversation import DurableNode
+from service.newest import Newest
 from service.store import Cell, CellName, StoredConversation
 
 _MOST_CELLS = 65_536
@@ -88,7 +88,9 @@ class MemoryCells:
     """Keeps cells, the newest if there are very many. `clock` is monotonic, in seconds."""
 
     clock: Callable[[], float]
-    _cells: OrderedDict[CellName, tuple[Cell, float]] = field(default_factory=OrderedDict)
+    _cells: Newest[CellName, tuple[Cell, float]] = field(
+        default_factory=lambda: Newest(_MOST_CELLS)
+    )
 
     async def read(self, name: CellName) -> Cell | None:
         """Return a cell, or None."""
@@ -101,9 +103,6 @@ class MemoryCells:
         if (now.revision if now else 0) != cell.revision - 1:
             return False
         self._cells[name] = cell, self.clock() + ttl
-        self._cells.move_to_end(name)
-        if len(self._cells) > _MOST_CELLS:
-            self._cells.popitem(last=False)
         return True
 
     async def drop(self, name: CellName) -> bool:

@@ -63,11 +63,6 @@ class Sealer:
         self._cipher = functools.lru_cache(_CIPHERS)(self._derived)
 
     @classmethod
-    def ephemeral(cls) -> Self:
-        """Return a sealer with a key of its own: what it seals cannot be opened after this process."""
-        return cls([secrets.token_bytes(_KEY)])
-
-    @classmethod
     def read(cls, path: Path, most_bytes: int = _MOST_BYTES) -> Self:
         """Read the operator's file of keys. Raises what `service.sealing.read_keys` raises."""
         return cls(read_keys(path), most_bytes)
@@ -97,9 +92,8 @@ class Sealer:
 
     def _unpacked(self, packed: bytes) -> bytes:
         unpacking = zlib.decompressobj()
-        plaintext = unpacking.decompress(
-            packed, self._most_bytes + 1
-        )  # one more: so that it sees the end
+        most = self._most_bytes + 1  # one more: so that it sees the end
+        plaintext = unpacking.decompress(packed, most)
         if not unpacking.eof:
             raise Unsealed
         return plaintext

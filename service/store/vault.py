@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from service.store import Cells
+from service.store import Cells, StoreUnavailable
 
 
 class Record(NamedTuple):
@@ -26,9 +26,18 @@ class Record(NamedTuple):
     pinned: bool = False
     """Whether it stays on the paths when it is deleted, also if nothing continued it yet."""
 
+    @property
+    def weight(self) -> int:
+        """Bytes that it counts for."""
+        return len(self.path) + len(self.response)
+
 
 class Orphaned(Exception):
     """What a record continues is not in the vault any more: it can be put only so that it stands alone."""
+
+
+class StoreExhausted(StoreUnavailable):
+    """There is no room for anybody's record, and none is made by forgetting others'."""
 
 
 class TreeSize(NamedTuple):
@@ -74,7 +83,10 @@ class Vault(Cells, Protocol):
     """
 
     async def start(self) -> None:
-        """Connect, and put in place what the vault needs. Raises `StoreUnavailable`."""
+        """Connect, and put in place what the vault needs.
+
+        Raises `StoreUnavailable`; a note of it says what the operator can do.
+        """
 
     async def stop(self) -> None:
         """Let go of all connections; what was acknowledged is safe."""

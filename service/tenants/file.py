@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from service.identity.live_files import BadFile, LiveFiles, is_tenant
+from service.identity import is_tenant
+from service.identity.live_files import BadFile, LiveFiles
 from service.tenants import Allowance
 from turnwire.v1 import responses_pb2
 
@@ -22,19 +23,15 @@ _Mode = Literal["score", "block"]
 _Rate = Annotated[float, Field(ge=1)]
 
 
-class BadTenantsFile(BadFile):
-    """A tenants file says what cannot be. Names every place, and what would be right; never a value."""
-
-
 class TenantsFile:
     """What a file says, as of a moment ago."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read a file. Raises `BadTenantsFile`."""
+        """Read a file. Raises `BadFile`."""
         try:
             self._file = LiveFiles([path], functools.partial(_read, path), clock)
         except OSError as error:
-            raise BadTenantsFile(f"{path} cannot be read: {error.strerror}") from None
+            raise BadFile(f"{path} cannot be read: {error.strerror}") from None
 
     def allowance(self, tenant: str) -> Allowance:
         """Return what a tenant may have: what its table says, and for the rest the defaults."""
@@ -124,10 +121,10 @@ def _read(path: Path) -> _Said:
     try:
         return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).said()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadTenantsFile(f"{path} is no TOML: {error}") from None
+        raise BadFile(f"{path} is no TOML: {error}") from None
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)[:_MOST_TOLD]
-        raise BadTenantsFile("\n".join(f"{path}: {_problem(one)}" for one in problems)) from None
+        raise BadFile("\n".join(f"{path}: {_problem(one)}" for one in problems)) from None
 
 
 def _problem(error: ErrorDetails) -> str:

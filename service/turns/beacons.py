@@ -8,11 +8,12 @@ makes writes so into its light, and the replica notices when it writes the next 
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from dataclasses import dataclass
 
 import structlog
 
+from service import ids
 from service.errors import Refusal
 from service.sealing import Seal, Unsealed
 from service.store import Cell, CellName, Cells
@@ -43,7 +44,8 @@ class Beacons:
         self._seal = seal
         self._lights: dict[CellName, _Light] = {}
         self._tending: asyncio.Task[None] | None = None
-        self._showing: set[asyncio.Task[None]] = set()
+        self._meanwhile: set[asyncio.Task[None]] = set()
+        """What nobody waits for: the store may take long to say that it cannot be reached."""
 
     async def light(self, run: Run) -> None:
         """Show a response at once. Raises `StoreUnavailable`."""
@@ -54,6 +56,8 @@ class Beacons:
 
     async def seen(self, tenant: str, response_id: str) -> responses_pb2.Response | None:
         """Return a response that some replica makes, as it began. Raises `StoreUnavailable`."""
+        if not ids.is_response(response_id):
+            return None
         cell = await self._cells.read(_name(tenant, response_id))
         if cell is None:
             return None
@@ -71,20 +75,15 @@ class Beacons:
             if await self._cells.write(name, asked, _TTL):
                 return
 
-    async def put_out(self, run: Run) -> None:
-        """Show a response no longer: it is kept, or nothing is left of it."""
+    def put_out(self, run: Run) -> None:
+        """Show a response no longer, soon: it is kept, or nothing is left of it."""
         name = _name(run.plan.tenant, run.response.id)
         if self._lights.pop(name, None):
-            try:
-                await self._cells.drop(name)
-            except Refusal:
-                log.warning("light_not_put_out")  # it goes out by itself
+            self._do_meanwhile(self._drop(name))
 
     def show(self, runs: Collection[Run]) -> None:
         """Show responses whose client has left: it may ask for them elsewhere at once."""
-        task = asyncio.get_running_loop().create_task(self._tend(runs))
-        self._showing.add(task)
-        task.add_done_callback(self._showing.discard)
+        self._do_meanwhile(self._tend(runs))
 
     def tend(self, runs: Iterable[Run]) -> None:
         """Light what has been made for a while, again what is lit. Called about once a second."""
@@ -114,8 +113,19 @@ class Beacons:
         light = self._lights.setdefault(name, _Light(self._sealed(run)))
         if not await self._write(name, light):
             await self._look(name, light, run)
-        if run.over_and_kept:
-            await self.put_out(run)
+        if run.over_and_kept:  # meanwhile: that it was put out may have come before this
+            await self._drop(name)
+
+    async def _drop(self, name: CellName) -> None:
+        try:
+            await self._cells.drop(name)
+        except Refusal:
+            log.warning("light_not_put_out")  # it goes out by itself
+
+    def _do_meanwhile(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._meanwhile.add(task)
+        task.add_done_callback(self._meanwhile.discard)
 
     async def _look(self, name: CellName, light: _Light, run: Run) -> None:
         """Somebody else has written into the light: find out what is wanted."""

@@ -40,9 +40,11 @@ class Following:
         """
         if found := await self._here(tenant, response_id, after):
             return found
-        if await self._beacons.seen(tenant, response_id) is None:
-            raise not_found(response_id)
-        return self._awaited(tenant, response_id, after)
+        if await self._beacons.seen(tenant, response_id):
+            return self._awaited(tenant, response_id, after)
+        if found := await self._here(tenant, response_id, after):  # kept between the two looks
+            return found
+        raise not_found(response_id)
 
     async def _here(self, tenant: str, response_id: str, after: int) -> Batches | None:
         """Return the events of what is made here or kept."""
@@ -61,9 +63,8 @@ class Following:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SELDOM)
             there = await self._beacons.seen(tenant, response_id) is not None
-            if found := await self._here(
-                tenant, response_id, after
-            ):  # looked for last: none is missed
+            found = await self._here(tenant, response_id, after)  # looked for last: none is missed
+            if found:
                 async for batch in found:
                     yield batch
                 return
@@ -81,7 +82,8 @@ async def _followed(run: Run, after: int) -> Batches:
         async for batch in _told(so_far):
             yield batch
         while events := await follower.take():
-            yield [_bare(event) for event in events if _is_news(event, after)]
+            if news := [_bare(event) for event in events if _is_news(event, after)]:
+                yield news
     finally:
         follower.leave()
 

@@ -1,8 +1,9 @@
 """Runs whose client has gone: they go on for a while, so that they can be picked up again."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from service.metrics import Metrics
 from service.turns.run import Run
 
 _LOOK = 0.5  # seconds
@@ -11,10 +12,10 @@ _LOOK = 0.5  # seconds
 class Grace:
     """Ends runs that nobody has listened to for some seconds. Those who follow one listen to it."""
 
-    def __init__(self, runs: Sequence[Run], seconds: float, count: Callable[[str], None]) -> None:
-        """`count` is told of every run how it ended: "finished" or "given_up"."""
+    def __init__(self, runs: Sequence[Run], seconds: float, metrics: Metrics) -> None:
         self._seconds = seconds
-        self._count = count
+        self._now, self._ended = metrics.detached_turns, metrics.detached
+        self._now.inc(len(runs))
         self._loop = asyncio.get_running_loop()
         self._listened_at = dict.fromkeys(runs, self._loop.time())
         self._look_later()
@@ -38,4 +39,5 @@ class Grace:
 
     def _forget(self, run: Run, outcome: str) -> None:
         del self._listened_at[run]
-        self._count(outcome)
+        self._now.dec()
+        self._ended.labels(outcome).inc()

@@ -64,6 +64,19 @@ def record_of(plan: Plan, turn: Turn, said: Sequence[items_pb2.Item] | None) -> 
     return _durable(node, turn, continuable=False)
 
 
+def without_successors(kept: DurableNode, turn: Turn) -> DurableNode:
+    """Return what is kept of a response that failed when its node was kept already.
+
+    Its items stay: that nobody heard of a conversation's move does not mean that it has not moved.
+    """
+    return dataclasses.replace(
+        kept,
+        response_data=turn.response.SerializeToString(),
+        trace_data=turn.trace().SerializeToString(),
+        continuable=False,
+    )
+
+
 def _tokens(plan: Plan, turn: Turn, said: Sequence[items_pb2.Item]) -> int:
     """Return how long the conversation is now: as the model server told, or else by estimate."""
     if finished := turn.finished:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from service import ids
-from service.conversation import Node, Renderings
+from service.conversation import DurableNode, Node, Renderings
 from service.errors import ModelError
 from service.requests import diagnostics
 from service.requests.request import Request
@@ -38,6 +38,8 @@ class Run:
         self._working: asyncio.Task[object] | None = None
         """The task that waits for the model server, while it does: only then it can be ended early."""
         self._stop: Stop | None = None
+        self.kept: DurableNode | None = None
+        """What a conversation may stand on from now on, whatever becomes of the response."""
         self._followers: list[Follower] = []
         self._ended = False
         self._over = asyncio.Event()
@@ -48,10 +50,20 @@ class Run:
         return self.turn.response
 
     @property
+    def so_far(self) -> responses_pb2.Response:
+        """The response as it may be shown: it has not ended before it is kept."""
+        shown = responses_pb2.Response()
+        shown.CopyFrom(self.response)
+        if not self._ended:
+            shown.status = "in_progress"
+            for name in ("completed_at", "incomplete_details", "error"):
+                shown.ClearField(name)
+        return shown
+
+    @property
     def as_begun(self) -> bytes:
         """The response, serialised, without what it says."""
-        begun = responses_pb2.Response()
-        begun.CopyFrom(self.response)
+        begun = self.so_far
         begun.ClearField("output")
         return begun.SerializeToString()
 

@@ -15,7 +15,7 @@ from service.audit import Journal
 from service.compaction import threshold
 from service.conversation import DurableNode, Node
 from service.conversations import Conversations, Joined
-from service.errors import Failed, ModelError, NotFound, Overloaded, Refusal
+from service.errors import Failed, ModelError, Overloaded, Refusal
 from service.memory import Memory
 from service.metrics import Metrics
 from service.moderation import Moderator
@@ -34,19 +34,21 @@ from service.session import Begin
 from service.store import Store
 from service.turns.account import entry_of
 from service.turns.beacons import Beacons
-from service.turns.claims import Claim, Claims
+from service.turns.claims import Claims
 from service.turns.following import Following
 from service.turns.live import Live
-from service.turns.nodes import record_of
+from service.turns.nodes import record_of, without_successors
 from service.turns.outcome import Outcome
 from service.turns.plan import Caller, Holder, Means, Plan
-from service.turns.repeat import Repeat
+from service.turns.repeat import Repeat, Repeats
 from service.turns.run import Run
-from turnwire.v1 import events_pb2, responses_pb2
+from service.turns.sources import Sources
+from turnwire.v1 import responses_pb2
 
 log = structlog.get_logger(__name__)
 
 _ATTEMPTS = 3
+_HURRIED = 3.0  # seconds for the store where a connection is being cut
 _DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
 
 
@@ -78,8 +80,8 @@ class Runner:
         self._state = state
         self._means = means
         self._moderator = moderator
-        self._hydrations = metrics.hydrations
-        self._repeated = metrics.repeated
+        self._sources = Sources(state.store, metrics)
+        self._repeats = Repeats(state.following, state.store, state.claims, state.beacons, metrics)
 
     async def run(self, begin: Begin, caller: Caller) -> Outcome:
         """Run a turn to its end.
@@ -90,6 +92,8 @@ class Runner:
         async with AsyncExitStack() as held:
             try:
                 prepared = await self._prepare(begin, caller, held)
+                if isinstance(prepared, Repeat):
+                    return await prepared.tell(caller)
             except Refusal as refusal:
                 return Outcome("refused", refusal=refusal)
             except asyncio.CancelledError:
@@ -100,22 +104,20 @@ class Runner:
             except Exception:
                 log.exception("turn_failed")
                 return Outcome("failed", refusal=Failed())
-            if isinstance(prepared, Repeat):
-                return await prepared.tell(caller)
             return await self._run(prepared, caller)
 
-    async def _prepare(self, begin: Begin, caller: Caller, held: AsyncExitStack) -> "Run | Repeat":
+    async def _prepare(self, begin: Begin, caller: Caller, held: AsyncExitStack) -> Run | Repeat:
         """Find out whether a response is to be made, or was made for the same create. Raises `Refusal`."""
         if begin.resume:
-            return await self._resumed(begin.resume, begin.stream_id, caller)
+            return await self._repeats.resumed(begin.resume, begin.stream_id, caller)
         if not begin.create.HasField("idempotency_key"):
             return await self._planned(begin, caller, held)
         for _ in range(_ATTEMPTS):
             claim = await self._state.claims.find(caller.tenant, begin.create)
-            if repeat := await self._repeat(begin, caller, claim):
+            if repeat := await self._repeats.of(claim, begin.stream_id, caller):
                 return repeat
             run = await self._planned(begin, caller, held)
-            if await self._claimed(run, begin, claim):
+            if await self._repeats.claimed(run, begin.create, claim):
                 return run
             await held.aclose()
         raise Overloaded(
@@ -129,40 +131,6 @@ class Runner:
         await caller.ready()
         return Run(plan, self._means, caller)
 
-    async def _resumed(
-        self, resume: events_pb2.ResumeResponse, stream_id: str | None, caller: Caller
-    ) -> Repeat:
-        """Return a response that is to be heard again, from where its client has lost it."""
-        after = resume.starting_after if resume.HasField("starting_after") else -1
-        events = await self._state.following.events(caller.tenant, resume.response_id, after)
-        return Repeat(resume.response_id, stream_id, events, self._state.store)
-
-    async def _repeat(self, begin: Begin, caller: Caller, claim: Claim) -> Repeat | None:
-        """Return the response that was begun for a key, unless nothing is left of it."""
-        if not claim.response_id:
-            return None
-        try:
-            events = await self._state.following.events(caller.tenant, claim.response_id)
-        except NotFound:
-            return None
-        self._repeated.labels("again").inc()
-        return Repeat(claim.response_id, begin.stream_id, events, self._state.store)
-
-    async def _claimed(self, run: Run, begin: Begin, claim: Claim) -> bool:
-        """Make a run's response the one that answers its key; tell whether nobody else's does."""
-        if not run.plan.request.store:
-            message = (
-                "'idempotency_key' needs a response that is stored: leave it out, or 'store' in."
-            )
-            raise Refusal("invalid_value", message, "idempotency_key")
-        await self._state.beacons.light(run)  # seen before the claim is: who finds that finds this
-        taken = Claim(claim.revision + 1, run.response.id)
-        if await self._state.claims.take(run.plan.tenant, begin.create, taken):
-            self._repeated.labels("first").inc()
-            return True
-        await self._state.beacons.put_out(run)
-        return False
-
     async def plan(self, begin: Begin, caller: Holder, held: AsyncExitStack) -> Plan:
         """Decide what a turn is to do. Raises `Refusal`.
 
@@ -175,7 +143,6 @@ class Runner:
         request = await self._understand(begin.create, caller, joined.tip if joined else None)
         if request.parent:
             held.enter_context(self._state.memory.using(request.parent))
-        compared_id = settings.prompt_cache_options.comparison_response_id
         return Plan(
             tenant=caller.tenant,
             stream_id=begin.stream_id,
@@ -183,13 +150,18 @@ class Runner:
             backend=backend,
             screening=self._moderator.understand(request.moderation, caller.tenant),
             compact_at=threshold(settings),
-            compared=await self._find(compared_id, caller) if compared_id else None,
+            compared=await self._compared(settings, caller),
             joined=joined,
         )
 
     async def admit(self, plan: Plan) -> None:
         """Raise `Refusal` for input that is no turn's and that the tenant's policy withholds."""
         await self._moderator.admit(plan.tenant, plan.request.legible)
+
+    async def _compared(self, settings: responses_pb2.Settings, caller: Holder) -> Node | None:
+        """Return the response whose prompt the turn's is to be compared with, if there is one."""
+        response_id = settings.prompt_cache_options.comparison_response_id
+        return await self._sources.mentioned(response_id, caller) if response_id else None
 
     async def _join(
         self, settings: responses_pb2.Settings, caller: Holder, held: AsyncExitStack
@@ -209,12 +181,12 @@ class Runner:
     ) -> Request:
         parent = tip
         if create.settings.HasField("previous_response_id"):
-            parent = await self._hydrate(create.settings.previous_response_id, caller)
+            parent = await self._sources.parent(create.settings.previous_response_id, caller)
         most_bytes = self._means.limits.conversation_bytes
         check_size(create, parent, most_bytes)
 
         async def find(response_id: str) -> Node | None:
-            return await self._find(response_id, caller)
+            return await self._sources.mentioned(response_id, caller)
 
         kind = DurableNode if is_stored(create.settings, parent) else Node
         references = References(find, parent, kind, most_bytes)
@@ -222,35 +194,6 @@ class Runner:
         return understand(
             create, items, self._means.compactions.legible(caller.tenant, items), parent
         )
-
-    async def _hydrate(self, response_id: str, caller: Holder) -> Node:
-        """Find the response to continue: in the connection, then in the store."""
-        node = caller.recall(response_id)
-        if node and await self._is_there(node):
-            self._hydrations.labels("connection", "hit").inc()
-            return node
-        if node := await self._stored(response_id, caller):
-            return node
-        self._hydrations.labels("none", "miss").inc()
-        raise Refusal(
-            "previous_response_not_found",
-            f"Previous response with id '{response_id[:64]}' not found.",
-            "previous_response_id",
-        )
-
-    async def _is_there(self, node: Node) -> bool:
-        """Whether a node that the connection holds was not deleted on another replica meanwhile."""
-        return not isinstance(node, DurableNode) or await self._state.store.confirm(node)
-
-    async def _find(self, response_id: str, caller: Holder) -> Node | None:
-        node = caller.recall(response_id)
-        if node and await self._is_there(node):
-            return node
-        return await self._stored(response_id, caller)
-
-    async def _stored(self, response_id: str, caller: Holder) -> DurableNode | None:
-        node = await self._state.store.get(caller.tenant, response_id)
-        return node if node and node.continuable else None
 
     async def _run(self, run: Run, caller: Caller) -> Outcome:
         """Have a response made and kept, and tell its end whatever it is; then write it down."""
@@ -267,7 +210,7 @@ class Runner:
             with self._state.live.listed(caller.tenant, run):
                 return await self._made(run, caller)
         finally:
-            await self._state.beacons.put_out(run)
+            self._state.beacons.put_out(run)
 
     async def _made(self, run: Run, caller: Caller) -> Outcome:
         try:
@@ -280,7 +223,7 @@ class Runner:
             if caller.interruption is None:
                 await self._abandon(run)
                 raise
-            return await self._fail(run, caller.interruption)
+            return await self._fail(run, caller.interruption, _HURRIED)
         except Exception:
             log.exception("turn_failed")
             return await self._fail(run, _DEFECT)
@@ -291,6 +234,7 @@ class Runner:
         if isinstance(node, DurableNode):
             node = await self._state.store.put(node)
             if run.plan.joined and not cancelled:
+                run.kept = node
                 await run.plan.joined.advance(node)
         if not cancelled:
             caller.keep(node)
@@ -299,9 +243,9 @@ class Runner:
             Outcome("cancelled") if cancelled else Outcome("ok", node, output=run.response.output)
         )
 
-    async def _fail(self, run: Run, error: ModelError) -> Outcome:
+    async def _fail(self, run: Run, error: ModelError, within: float | None = None) -> Outcome:
         run.turn.failed(error)
-        await self._record(run)
+        await self._record(run, within)
         run.end()
         return Outcome("failed")
 
@@ -312,12 +256,20 @@ class Runner:
         await self._record(run)
         run.end()
 
-    async def _record(self, run: Run) -> None:
-        """Keep what became of a response that failed, if it can be kept: it failed either way."""
+    async def _record(self, run: Run, within: float | None = None) -> None:
+        """Keep what became of a response that failed, if it can be kept: it failed either way.
+
+        A store may take `within` seconds; None is as long as it allows itself.
+        """
         if not run.plan.request.store:
             return
-        kept = record_of(run.plan, run.turn, run.said)
+        kept = (
+            without_successors(run.kept, run.turn)
+            if run.kept
+            else record_of(run.plan, run.turn, run.said)
+        )
         try:
-            await self._state.store.amend(kept)
+            async with asyncio.timeout(within):
+                await self._state.store.amend(kept)
         except Exception:
             log.exception("record_not_kept")

@@ -112,7 +112,7 @@ class Work:
         metrics.recomputed_tokens.inc(again)
         metrics.computed_tokens.inc(uncached - again)
         metrics.output_tokens.inc(finished.output_tokens)
-        self._caller.account.spent(uncached + finished.output_tokens)
+        self._caller.account.spent(finished.cost)
 
     async def _pass_on(self, prompt: Prompt, silence: Silence) -> None:
         """Pass on what the model produces, no faster than the client reads it."""
@@ -177,6 +177,7 @@ class Work:
         self._deliver(self._turn.compacted(item))
         if compacted.finished:
             self._turn.spent(compacted.finished)
+            self._caller.account.spent(compacted.finished.cost)
         return dataclasses.replace(prompt, history=[], input=compacted.items)
 
     def _due(self, prompt: Prompt) -> Conversation | None:

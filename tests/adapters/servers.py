@@ -10,6 +10,8 @@ from typing import TypeAlias
 import httpx
 
 from service.backends.llama_cpp.backend import LlamaCpp
+from service.connection import ConnectionLimits
+from service.engine import EngineLimits
 from tests.conformance.server import serving
 from tests.service.backends.engines.conftest import GrpcStandIn
 from tests.stand_ins.chat_server import (
@@ -102,6 +104,8 @@ async def http(path: str, model: type[Llama], scene: Scene) -> AsyncIterator[Add
 @asynccontextmanager
 async def turnwire(scene: Scene) -> AsyncIterator[Address]:
     (folder := scene.folder / "upstream").mkdir()
-    async with serving(LlamaCpp(scene.llama_url, scene.llama_key), folder) as server:
+    # One that stops when it is left, as OpenAI's does; ours would go on for a while.
+    limits = EngineLimits(connection=ConnectionLimits(grace=0))
+    async with serving(LlamaCpp(scene.llama_url, scene.llama_key), folder, limits) as server:
         url = server.websocket_url.replace("ws", "http", 1).removesuffix("/v1/responses")
         yield Address(url, server.alice)

@@ -8,6 +8,7 @@ what the vault sent. Puts are timed one after another and many at once.
 import argparse
 import asyncio
 import random
+import secrets
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -34,7 +35,7 @@ from service.store.vault import Path, Vault, VaultLimits
 from turnwire.v1 import items_pb2
 
 _RUNS = 7
-_SEALER = Sealer.ephemeral()
+_SEALER = Sealer([secrets.token_bytes(32)])
 _WORDS = [f"{random.Random(seed).getrandbits(40):x}"[:7] for seed in range(4000)]
 
 

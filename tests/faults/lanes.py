@@ -67,7 +67,7 @@ async def play(engine: Engine, simulator: Reciting, connect: Connect, acts: Sequ
         finally:
             await lines.close()
     async with asyncio.timeout(WAIT):
-        while _under_way(before) or engine._connections:
+        while _under_way(before) or engine._census.open:
             await asyncio.sleep(0)
     assert _DEFECTS.isdisjoint(line["event"] for line in logs)
     assert unhandled == []
@@ -89,7 +89,7 @@ async def _foreign(engine: Engine) -> str:
     async with asyncio.timeout(WAIT):
         while (await engine.responses.get("bob", begun.id)).status == "in_progress":
             await asyncio.sleep(0)
-        while engine._connections:
+        while engine._census.open:
             await asyncio.sleep(0)
     return begun.id
 
@@ -117,7 +117,7 @@ def _assert_counted(engine: Engine) -> None:
     assert isinstance(conversations, MemoryConversations)
     _assert_weighed(responses._cache)
     _assert_weighed(conversations._cache)
-    for connection in engine._connections:
+    for connection in engine._census.open:
         if connection._cache:
             _assert_weighed(connection._cache)
 

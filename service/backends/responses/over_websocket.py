@@ -5,7 +5,6 @@ its own. Without a socket that holds the conversation it is told whole, on a new
 """
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +21,7 @@ from service.backends.responses.lines import Owner
 from service.backends.responses.terms import Terms
 from service.errors import ModelError, Unavailable
 from service.limits import MIB
+from service.loopback import is_loopback
 
 _LARGEST_EVENT = 16 * MIB
 _READ_AHEAD = 64  # events; beyond them the socket is left unread
@@ -195,12 +195,7 @@ class WebSocketLines:
 
 def _compression(url: str) -> Literal["deflate"] | None:
     """Compress what leaves the machine, nothing else."""
-    host = urlsplit(url).hostname or ""
-    try:
-        is_here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_here = host == "localhost"
-    return None if is_here else "deflate"
+    return None if is_loopback(urlsplit(url).hostname or "") else "deflate"
 
 
 @contextmanager

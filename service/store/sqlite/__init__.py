@@ -18,6 +18,7 @@ import structlog
 
 from service.metrics import Metrics
 from service.store import Cell, CellName, StoreFull, StoreUnavailable
+from service.store.operations import Operations
 from service.store.sqlite.file import BadStoreFile, opened
 from service.store.sqlite.tables import Tables
 from service.store.vault import Orphaned, Path, Record, TreeSize, VaultLimits
@@ -34,6 +35,10 @@ _RETRY = 1.0
 """Seconds after a failure in which no put is begun."""
 _DEADLINE = 10.0
 """Seconds for anything."""
+_ADVICE = (
+    "The file in TURNWIRE_STORE_FILE cannot be opened and written: is its directory there, may this "
+    "process write to it, is there room, does another process hold it?"
+)
 _FAILURES = (sqlite3.Error, OSError, BadStoreFile)
 
 
@@ -49,7 +54,8 @@ class SqliteVault:
     ) -> None:
         self._path = path
         self._limits = limits
-        self._metrics = metrics
+        self._acknowledged = metrics.store_acknowledged.labels("disk")
+        self._operations = Operations(metrics)
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "sqlite")
         self._connection: sqlite3.Connection | None = None
@@ -60,14 +66,17 @@ class SqliteVault:
         self._stopped = False
 
     async def start(self) -> None:
-        """Open the file. Raises `BadStoreFile` for one that is of no use, else `StoreUnavailable`."""
+        """Open the file. Raises `BadStoreFile` for one that is of no use.
+
+        A `StoreUnavailable` says in a note what to do.
+        """
         try:
             await asyncio.wrap_future(self._thread.submit(self._open))
-        except BadStoreFile:
-            raise
-        except _FAILURES as error:
+        except (sqlite3.Error, OSError) as error:
             log.error("store_file_not_opened", reason=type(error).__name__)  # noqa: TRY400
-            raise StoreUnavailable from error
+            unavailable = StoreUnavailable()
+            unavailable.add_note(_ADVICE)
+            raise unavailable from error
 
     async def stop(self) -> None:
         """Close the file once all that waits is done."""
@@ -79,13 +88,13 @@ class SqliteVault:
         """Keep a record; the disk has it when this returns. Raises `StoreFull` and `Orphaned`."""
         work = partial(Tables.put, tenant=tenant, record=record, quota=quota)
         size = await self._counted("put", self._change(work))
-        self._metrics.store_acknowledged.labels("disk").inc()
+        self._acknowledged.inc()
         return size
 
     async def amend(self, tenant: str, record: Record) -> None:
         """Keep a record, in the place of the one with its id if there is one."""
-        work = partial(Tables.amend, tenant=tenant, record=record)
-        await self._counted("amend", self._change(work))
+        with self._operations.counted("amend"):
+            await self._change(partial(Tables.amend, tenant=tenant, record=record))
 
     async def path(self, tenant: str, record_id: str, held: Collection[str]) -> Path | None:
         """Return the records of a conversation, as far as they are not held."""
@@ -135,21 +144,9 @@ class SqliteVault:
             self._sweep()
 
     async def _counted(self, operation: str, work: Coroutine[Any, Any, T]) -> T:
-        """Count and time what the vault is asked for."""
-        began, result = time.perf_counter(), "unavailable"
-        try:
-            value = await work
-            result = "ok" if value or operation == "amend" else "miss"
-        except StoreFull:
-            result = "quota"
-            raise
-        except Orphaned:
-            result = "miss"
-            raise
-        finally:
-            self._metrics.store_operations.labels(operation, result).inc()
-            self._metrics.store_seconds.labels(operation).observe(time.perf_counter() - began)
-        return value
+        """Count and time what the vault is asked for. What comes to nothing is a miss."""
+        with self._operations.counted(operation) as outcome:
+            return outcome.of(await work)
 
     async def _change(self, work: Callable[[Tables], T]) -> T:
         """Do work in a transaction; the disk has what it changed when this returns."""
@@ -164,9 +161,7 @@ class SqliteVault:
     def _queue(self, work: Callable[[Tables], T]) -> Future[T]:
         future: Future[T] = Future()
         self._waiting.append((work, future))
-        self._thread.submit(
-            self._commit
-        )  # finds nothing left to do where an earlier one took it along
+        self._thread.submit(self._commit)  # with nothing left to do if an earlier one took it along
         return future
 
     def _looked(self, work: Callable[[Tables], T]) -> T:

@@ -91,7 +91,7 @@ class Tables:
             return tree.size
         if record.parent and not (tree and self._row(tree, record.parent)):
             raise Orphaned
-        if quota is not None and self._charged(tenant) + _bytes(record) > quota:
+        if quota is not None and self._charged(tenant) + record.weight > quota:
             raise StoreFull
         return self._insert(tree or self._planted(tenant, record.id), record)
 
@@ -228,7 +228,7 @@ class Tables:
         return _Row(*row) if row else None
 
     def _insert(self, tree: _Tree, record: Record) -> TreeSize:
-        key, size = (tree.number, record.id), _bytes(record)
+        key, size = (tree.number, record.id), record.weight
         self._execute(
             "INSERT INTO records (tree, id, parent, pinned, bytes, path) VALUES (?, ?, ?, ?, ?, ?)",
             (*key, record.parent, record.pinned, size, record.path),
@@ -276,7 +276,3 @@ class Tables:
 
     def _charge(self, tenant: str, size: int) -> None:
         self._execute(_CHARGE, (tenant, size))
-
-
-def _bytes(record: Record) -> int:
-    return len(record.path) + len(record.response)

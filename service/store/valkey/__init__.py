@@ -7,22 +7,20 @@ import secrets
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from service import ids
 from service.metrics import Metrics
 from service.store import Cell, CellName, StoreFull, StoreUnavailable
+from service.store.operations import Operations, Outcome
 from service.store.valkey.address import Address
-from service.store.valkey.caller import Caller, Demands, NotReplicated, StoreExhausted
+from service.store.valkey.caller import Caller, Demands, NotReplicated
 from service.store.valkey.functions import Call, Word
 from service.store.valkey.keys import cell_key, quota_key, tree_key
 from service.store.valkey.servers import Alone, Cluster
 from service.store.vault import Orphaned, Path, Record, Step, TreeSize, VaultLimits
 
-T = TypeVar("T")
-
-_MOST_WAITING = 4096
+_MOST_UNDER_WAY = 4096
 """Operations at once; more are refused: they would only wait longer."""
 _LONGEST_ID = 256
 """No record's id is longer: what clients send instead need not be looked up."""
@@ -44,8 +42,9 @@ class ValkeyVault:
         self._caller = Caller(servers, demands)
         self._level = "replicated" if demands.replicas else "primary"
         self._limits = limits
-        self._metrics = metrics
-        self._waiting = 0
+        self._acknowledged = metrics.store_acknowledged
+        self._operations = Operations(metrics)
+        self._under_way = 0
         metrics.store_circuit_open.set_function(lambda: not self._caller.well)
 
     async def start(self) -> None:
@@ -69,12 +68,12 @@ class ValkeyVault:
         Raises `Orphaned` if what it continues is not there.
         """
         deadline = self._caller.deadline()
-        with self._counted("put") as outcome:
+        with self._counted("put"):
             counts = quota is not None and await self._reserve(tenant, record, quota, deadline)
             what, size = await self._keep("rs_put", tenant, record, deadline)
             if counts and what != _NEW:
-                await self._release(tenant, _weight(record), deadline)
-            if not outcome.of(what != _ORPHAN):
+                await self._release(tenant, record.weight, deadline)
+            if what == _ORPHAN:
                 raise Orphaned
         return size
 
@@ -126,14 +125,13 @@ class ValkeyVault:
         """Write a record; return what became of it, and how large that makes the tree."""
         arguments = (self._ttl, *record[:4], int(record.pinned))
         call = Call(function, _tree_of(tenant, record.id), arguments)
-        acknowledged = self._metrics.store_acknowledged
         try:
             what, *size = await self._caller.write(call, deadline)
         except NotReplicated:
-            acknowledged.labels("short").inc()
+            self._acknowledged.labels("short").inc()
             raise
         if what != _ORPHAN:
-            acknowledged.labels(self._level).inc()
+            self._acknowledged.labels(self._level).inc()
         return what, TreeSize(*size)
 
     async def _delete(self, tenant: str, record_id: str) -> bool:
@@ -159,7 +157,7 @@ class ValkeyVault:
 
         Raises `StoreFull`.
         """
-        arguments = (2 * self._ttl, self._now, self._now - _PARTS, _weight(record), quota)
+        arguments = (2 * self._ttl, self._now, self._now - _PARTS, record.weight, quota)
         call = Call("rs_reserve", quota_key(tenant), arguments)
         if await self._caller.change(call, deadline):
             return True
@@ -182,44 +180,20 @@ class ValkeyVault:
         return int(time.time() * _PARTS / self._limits.ttl)
 
     @contextmanager
-    def _counted(self, operation: str) -> Iterator["_Outcome"]:
-        """Count and time an operation. Raises `StoreUnavailable` if too many are under way."""
-        outcome, begun = _Outcome(), time.perf_counter()
-        self._waiting += 1
+    def _counted(self, operation: str) -> Iterator[Outcome]:
+        """Count an operation. Raises `StoreUnavailable` if too many are under way."""
+        self._under_way += 1
         try:
-            if self._waiting > _MOST_WAITING:
-                raise StoreUnavailable
-            yield outcome
-        except (StoreUnavailable, StoreFull) as error:
-            outcome.result = _RESULTS.get(type(error), "unavailable")
-            raise
+            with self._operations.counted(operation) as outcome:
+                if self._under_way > _MOST_UNDER_WAY:
+                    raise StoreUnavailable
+                yield outcome
         finally:
-            self._waiting -= 1
-            self._metrics.store_operations.labels(operation, outcome.result).inc()
-            self._metrics.store_seconds.labels(operation).observe(time.perf_counter() - begun)
-
-
-_RESULTS: dict[type[Exception], str] = {StoreFull: "quota", StoreExhausted: "full"}
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """How an operation ended."""
-
-    result: str = "ok"
-
-    def of(self, found: T) -> T:
-        """Take what was found, which is a miss if it is nothing; return it."""
-        self.result = "ok" if found else "miss"
-        return found
+            self._under_way -= 1
 
 
 def _tree_of(tenant: str, record_id: str) -> str:
     return tree_key(tenant, ids.root_of(record_id))
-
-
-def _weight(record: Record) -> int:
-    return len(record.path) + len(record.response)
 
 
 def _milliseconds(seconds: float) -> int:

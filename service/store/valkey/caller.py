@@ -29,6 +29,7 @@ from service.store.valkey.advice import advice
 from service.store.valkey.functions import LOAD, MISSING, Call, Command
 from service.store.valkey.node import Away, Node, Unwelcome
 from service.store.valkey.servers import Servers
+from service.store.vault import StoreExhausted
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +49,6 @@ class Demands:
     """For one answer, and for the replicas."""
     deadline: float = 10.0
     """For a write, failovers included."""
-
-
-class StoreExhausted(StoreUnavailable):
-    """The server has no memory left, and does not take it from others."""
 
 
 class NotReplicated(StoreUnavailable):
@@ -185,7 +182,7 @@ class Caller:
         node = self._servers.node_of(key)
         try:
             return await self._answers(node, commands)
-        except MovedError:
+        except MovedError:  # which the library has for a kind of the next
             raise
         except AskError as ask:  # only this once, while the slot is on its way
             there = self._servers.node_at(ask.host or node.host.name, ask.port)

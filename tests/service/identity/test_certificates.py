@@ -7,7 +7,8 @@ import pytest
 
 from service.errors import Unauthenticated
 from service.identity import Credentials, Identity
-from service.identity.certificates import BadNamesFile, CertificateNames
+from service.identity.certificates import CertificateNames
+from service.identity.live_files import BadFile
 from tests.service.identity.authority import replace
 from tests.service.identity.clock import Clock
 
@@ -84,12 +85,12 @@ def test_a_name_that_is_taken_out_is_good_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["a b", AGENT, f"{AGENT} a b", "CN:x a", f"{AGENT} é"])
 def test_a_bad_line_is_named_by_its_number_only(tmp_path: Path, line: str) -> None:
     (tmp_path / "names").write_text(f"#\n{line}\n")
-    with pytest.raises(BadNamesFile, match="line 2") as refused:
+    with pytest.raises(BadFile, match="line 2") as refused:
         CertificateNames.read(tmp_path / "names")
     assert line not in str(refused.value)
 
 
 def test_a_name_may_be_there_once(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("DNS:a one\nDNS:A two\n")
-    with pytest.raises(BadNamesFile, match="line 2"):
+    with pytest.raises(BadFile, match="line 2"):
         CertificateNames.read(tmp_path / "names")

@@ -6,7 +6,8 @@ import pytest
 
 from service.errors import Unauthenticated
 from service.identity import Anonymous, Credentials
-from service.identity.keys import BadKeyFile, KeyFile, new_key
+from service.identity.keys import KeyFile, new_key
+from service.identity.live_files import BadFile
 from tests.service.identity.authority import replace
 from tests.service.identity.clock import Clock
 
@@ -54,7 +55,7 @@ def test_the_file_holds_no_secret(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_by_its_number_only(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("\nsecretstuff\n")
-    with pytest.raises(BadKeyFile, match="line 2") as refused:
+    with pytest.raises(BadFile, match="line 2") as refused:
         KeyFile.read(path)
     assert "secretstuff" not in str(refused.value)
 
@@ -138,14 +139,14 @@ class TestAFileThatChanges:
 )
 def test_what_is_no_key_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "keys").write_text(line)
-    with pytest.raises(BadKeyFile):
+    with pytest.raises(BadFile):
         KeyFile.read(tmp_path / "keys")
 
 
 def test_an_id_may_be_there_once(tmp_path: Path) -> None:
     _, line = new_key("alice")
     (tmp_path / "keys").write_text(f"{line}\n{line}\n")
-    with pytest.raises(BadKeyFile, match="line 2"):
+    with pytest.raises(BadFile, match="line 2"):
         KeyFile.read(tmp_path / "keys")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from service.identity.live_files import BadFile, LiveFiles, is_tenant
+from service.identity import is_tenant
+from service.identity.live_files import BadFile, LiveFiles
 from tests.service.identity.authority import replace
 from tests.service.identity.clock import Clock
 

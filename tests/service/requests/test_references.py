@@ -120,7 +120,11 @@ async def test_what_was_said_unstored_cannot_become_part_of_what_is_stored() -> 
         await resolved(references(unstored, kind=DurableNode), name)
 
 
-@pytest.mark.parametrize("name", ["", "nowhere", ids.item_id("msg", ids.response_id(None), 0)])
+@pytest.mark.parametrize(
+    "name",
+    ["", "nowhere", ids.item_id("msg", ids.response_id(None), 0)],
+    ids=["empty", "nowhere", "never given"],
+)
 async def test_what_is_not_there_is_not_found(name: str) -> None:
     with pytest.raises(NotFound) as refused:
         await resolved(references(parent=node(said("one"))), name)

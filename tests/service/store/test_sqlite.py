@@ -117,9 +117,10 @@ async def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable) as told:
         async with opened(tmp_path / "absent"):
             pass
+    assert "TURNWIRE_STORE_FILE" in " ".join(told.value.__notes__)
 
 
 async def test_two_processes_share_a_file(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from service.identity.live_files import BadFile
 from service.tenants import Allowance, Tenants
-from service.tenants.file import BadTenantsFile, TenantsFile, _Limits
+from service.tenants.file import TenantsFile, _Limits
 
 FILE = """
 [defaults]
@@ -42,7 +43,7 @@ def written(tmp_path: Path, content: str) -> Path:
 
 
 def complaint(tmp_path: Path, content: str) -> str:
-    with pytest.raises(BadTenantsFile) as bad:
+    with pytest.raises(BadFile) as bad:
         TenantsFile(written(tmp_path, content))
     return str(bad.value)
 
@@ -116,7 +117,7 @@ def test_what_is_wrong_is_told_all_at_once_and_without_values(tmp_path: Path) ->
 
 
 def test_no_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadTenantsFile, match="cannot be read: No such file"):
+    with pytest.raises(BadFile, match="cannot be read: No such file"):
         TenantsFile(tmp_path / "none.toml")
 
 

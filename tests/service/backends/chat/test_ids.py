@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from turnwire.v1 import items_pb2
 RECORDED = Path(__file__).parents[3] / "recorded" / "vllm"
 WEATHER = function("get_weather", city={"enum": ["Oslo", "Lima"]})
 
-ALL = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG, TRTLLM], ids=str)
-TELLING = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG], ids=str)
+ALL = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG, TRTLLM], ids=attrgetter("name"))
+TELLING = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG], ids=attrgetter("name"))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ async def test_sampled_ids_are_the_next_turns_history(pair: Pair, vocabulary: By
     assert pair.backend.capabilities.tokens_out
 
 
-@pytest.mark.parametrize("speech", [TRTLLM], ids=str)
+@pytest.mark.parametrize("speech", [TRTLLM], ids=attrgetter("name"))
 async def test_where_sampled_ids_are_not_told_answers_are_rendered(pair: Pair) -> None:
     turn = await converse(pair.backend, prompt(user("hello")))
     assert turn.finished.rendered == {}
@@ -138,14 +139,14 @@ async def test_what_cannot_be_rendered_is_told_as_messages(pair: Pair) -> None:
     assert turn.finished.rendered == {}
 
 
-@pytest.mark.parametrize("speech", [VLLM_OLD], ids=str)
+@pytest.mark.parametrize("speech", [VLLM_OLD], ids=attrgetter("name"))
 async def test_a_server_that_ignores_ids_is_told_messages(pair: Pair) -> None:
     assert pair.backend.capabilities.tokens_in == "none"
     await converse(pair.backend, prompt(user("hello")))
     assert pair.server.asked[0]["messages"] == [{"role": "user", "content": "hello"}]
 
 
-@pytest.mark.parametrize("speech", [VLLM], ids=str)
+@pytest.mark.parametrize("speech", [VLLM], ids=attrgetter("name"))
 async def test_ids_that_a_server_did_not_take_after_all_are_not_kept(pair: Pair) -> None:
     first = {"choices": [], "prompt_token_ids": [1, 2, 3]}
     said = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop", "token_ids": [9]}
@@ -190,7 +191,7 @@ async def test_a_warm_up_has_the_server_read_the_prompt(pair: Pair) -> None:
     assert turn.finished.cached_tokens > 150
 
 
-@pytest.mark.parametrize("speech", [VLLM], ids=str)
+@pytest.mark.parametrize("speech", [VLLM], ids=attrgetter("name"))
 async def test_what_was_sampled_but_withheld_is_not_kept(pair: Pair) -> None:
     greedy = await converse(pair.backend, prompt(user("hello")))
     stopped = prompt(user("hello"), extra=json.dumps({"stop": [greedy.text[4]]}))
