@@ -141,12 +141,14 @@ async def test_two_processes_share_a_file(tmp_path: Path) -> None:
 async def test_many_puts_share_a_transaction(tmp_path: Path) -> None:
     async with opened(tmp_path) as vault:
         with beside(tmp_path) as connection:
-            connection.execute("BEGIN IMMEDIATE")  # until all of them wait
-            puts = [asyncio.create_task(vault.put("alice", record(), None)) for _ in range(100)]
-            await _until(lambda: len(vault._waiting) >= 90, puts[0])
+            connection.execute("BEGIN IMMEDIATE")  # until all the others wait behind the first
+            first = asyncio.create_task(vault.put("alice", record(), None))
+            await _until(lambda: not vault._waiting, first)
+            puts = [asyncio.create_task(vault.put("alice", record(), None)) for _ in range(99)]
+            await _until(lambda: len(vault._waiting) == 99, first)
             before = _commits(tmp_path)
             connection.execute("COMMIT")
-        await asyncio.gather(*puts)
+        await asyncio.gather(first, *puts)
         assert _commits(tmp_path) - before <= 2
         assert rows(tmp_path, "records") == 100
 
