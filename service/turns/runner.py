@@ -31,7 +31,7 @@ from service.requests.request import (
 )
 from service.router import Router
 from service.session import Begin
-from service.store import Store
+from service.store import Store, StoreUnavailable
 from service.turns.account import entry_of
 from service.turns.beacons import Beacons
 from service.turns.claims import Claims
@@ -48,7 +48,7 @@ from turnwire.v1 import responses_pb2
 log = structlog.get_logger(__name__)
 
 _ATTEMPTS = 3
-_HURRIED = 3.0  # seconds for the store where a connection is being cut
+_HURRIED = 3.0  # seconds for a store that is away, or while a connection is being cut
 _DEFECT = ModelError("server_error", "The server failed to process the response. Try again.")
 
 
@@ -217,6 +217,8 @@ class Runner:
             return await self._make(run, caller)
         except ModelError as error:
             return await self._fail(run, error)
+        except StoreUnavailable as away:  # it has had all its time
+            return await self._fail(run, ModelError(away.code, away.message), _HURRIED)
         except Refusal as refusal:  # what the model produced cannot be kept
             return await self._fail(run, ModelError(refusal.code, refusal.message))
         except asyncio.CancelledError:
