@@ -8,7 +8,7 @@ SERVICES := $(wildcard proto/turnwire/v1/*_service.proto)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := check
-.PHONY: check lint types imports proto proto-check proto-breaking test test-faults test-vllm canaries demo serve bench clean install
+.PHONY: check lint types imports proto proto-check proto-breaking test test-faults test-vllm canaries probes demo serve bench clean install
 
 check: lint types imports proto-check test
 
@@ -45,6 +45,10 @@ test-vllm: $(READY)
 # What was said under store: false is looked for in every place that anything is written to.
 canaries: $(READY)
 	@PYTHONPATH=.:proto $(BIN)/python -m tests.canaries
+
+# One tenant asks for another's things, 100,000 times, and measures how long it takes to be told nothing.
+probes: $(READY)
+	@PYTHONPATH=.:proto $(BIN)/python -m tests.probes --probes 100000
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks.turns
