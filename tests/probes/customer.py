@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from tests.probes.creates import MODEL, SAID, Own
-from tests.probes.routes import first_in
+from tests.probes.route import first_in
 from tests.replicas.clients import api
 from tests.replicas.replica import Address
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tests.probes.creates import MODEL, SAID_WITH_KEY
 from tests.probes.customer import Customer, Json, Told, items_of
 from tests.probes.guesses import Kind, new_key
-from tests.probes.routes import first_in
+from tests.probes.route import first_in
 from tests.replicas.process import until
 
 _FOREVER = "#sim text 2 ; stall 3000"
@@ -31,7 +31,6 @@ class Estate:
     names: dict[Kind, list[str]] = field(default_factory=lambda: {kind: [] for kind in Kind})
     finished: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
     _keyed: dict[str, str] = field(default_factory=dict)
     _before: Mapping[str, Told] = field(default_factory=dict)
 
@@ -116,7 +115,6 @@ class Estate:
         self._own(await self.alice.ask(previous_response_id=parent["id"], input="not gone"))
         for response in (alone, parent):
             self._own(response)
-            self.deleted.append(response["id"])
             await self.alice.delete(f"/responses/{response['id']}")
 
     async def _make_conversation(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tests.probes.guesses import Guess, Kind
-from tests.probes.routes import Route
+from tests.probes.route import Route
 
 
 class Form(NamedTuple):

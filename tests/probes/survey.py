@@ -18,7 +18,8 @@ from tests.probes.estate import Estate
 from tests.probes.findings import Example, Findings, Form, Probe
 from tests.probes.guesses import GUESSES, Kind, absent
 from tests.probes.house import House
-from tests.probes.routes import ROUTES, Route
+from tests.probes.route import Route
+from tests.probes.routes import ROUTES
 from tests.probes.wires import WIRES, Wire
 
 ABREAST = 6

@@ -14,7 +14,8 @@ from tests.probes.creates import MODEL, Own
 from tests.probes.customer import Customer
 from tests.probes.guesses import Kind, absent
 from tests.probes.house import House
-from tests.probes.routes import ROUTES, Route
+from tests.probes.route import Route
+from tests.probes.routes import ROUTES
 from tests.probes.samples import Comparison, Sample, compare
 from tests.probes.stopwatch import WATCHES, shake_hands, timed
 
