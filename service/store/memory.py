@@ -8,7 +8,9 @@ from service.conversation import DurableNode
 from service.newest import Newest
 from service.store import Cell, CellName, StoredConversation
 
-_MOST_CELLS = 65_536
+_MOST_CELLS = 8192
+"""Of a tenant: one that has more loses its own."""
+_MOST_TENANTS = 4096
 
 
 class MemoryStore:
@@ -85,16 +87,16 @@ class MemoryConversations:
 
 @dataclass(slots=True)
 class MemoryCells:
-    """Keeps cells, the newest if there are very many. `clock` is monotonic, in seconds."""
+    """Keeps cells, a tenant's newest if it has very many. `clock` is monotonic, in seconds."""
 
     clock: Callable[[], float]
-    _cells: Newest[CellName, tuple[Cell, float]] = field(
-        default_factory=lambda: Newest(_MOST_CELLS)
+    _tenants: Newest[str, Newest[CellName, tuple[Cell, float]]] = field(
+        default_factory=lambda: Newest(_MOST_TENANTS)
     )
 
     async def read(self, name: CellName) -> Cell | None:
         """Return a cell, or None."""
-        cell, until = self._cells.get(name, (None, 0.0))
+        cell, until = self._of(name.tenant).get(name, (None, 0.0))
         return cell if self.clock() < until else None
 
     async def write(self, name: CellName, cell: Cell, ttl: float) -> bool:
@@ -102,11 +104,17 @@ class MemoryCells:
         now = await self.read(name)
         if (now.revision if now else 0) != cell.revision - 1:
             return False
-        self._cells[name] = cell, self.clock() + ttl
+        cells = self._of(name.tenant)
+        cells[name] = cell, self.clock() + ttl
+        self._tenants[name.tenant] = cells
         return True
 
     async def drop(self, name: CellName) -> bool:
         """Forget a cell; tell whether it was there."""
         there = await self.read(name) is not None
-        self._cells.pop(name, None)
+        self._of(name.tenant).pop(name, None)
         return there
+
+    def _of(self, tenant: str) -> Newest[CellName, tuple[Cell, float]]:
+        """Return a tenant's cells; nothing is kept of one that has none."""
+        return self._tenants.get(tenant) or Newest(_MOST_CELLS)
