@@ -259,18 +259,18 @@ class Engine:
         self._timer = self._loop.call_later(_HOUSEKEEPING, self._look_around)
 
     def _look_around(self) -> None:
+        self._keep_house()  # first: a defect in what follows must not be the end of it
         self._stores.responses.expire()
         self.conversations.expire()
-        self._keep_house()
 
     def _watch(self) -> None:
+        self._watching = self._loop.call_later(_WATCH, self._watch)
         self.memory.look()
         self._state.beacons.tend(self._state.live.runs)
         for connection in self._census.all - self._expelled.keys():
             if not self.welcomes(connection.caller):
                 self._expelled[connection] = self._loop.create_task(self._expel(connection))
                 self.metrics.revocations.inc()
-        self._watching = self._loop.call_later(_WATCH, self._watch)
 
     async def _expel(self, connection: Connection) -> None:
         """Let a connection go whose client may no longer have it: at once, if that was taken from it."""

@@ -36,7 +36,9 @@ from turnwire.v1 import items_pb2
 RECORDED = Path(__file__).parents[3] / "recorded" / "vllm"
 WEATHER = function("get_weather", city={"enum": ["Oslo", "Lima"]})
 
-ALL = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG, TRTLLM], ids=attrgetter("name"))
+ALL = pytest.mark.parametrize(
+    "speech", [VLLM, VLLM_TO_COME, SGLANG, TRTLLM], ids=attrgetter("name")
+)
 TELLING = pytest.mark.parametrize("speech", [VLLM, VLLM_TO_COME, SGLANG], ids=attrgetter("name"))
 
 
