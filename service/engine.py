@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from service.audit import Journal, NoJournal
+from service.audit import Journal
 from service.background import Background
 from service.census import Census
 from service.compaction import Compactions, Compactor
@@ -76,7 +76,7 @@ class Policies:
     """Says whether who opened a connection may still have it."""
     tenants: Tenants = field(default_factory=Tenants)
     """What each tenant may have."""
-    journal: Journal = field(default_factory=NoJournal)
+    journal: Journal | None = None
     """Where ended turns are written down."""
     memory: Memory = field(default_factory=Memory)
     """What all conversations are held in."""

@@ -35,10 +35,3 @@ class Journal(Protocol):
 
     def add(self, entry: Entry) -> None:
         """Take an entry. Never waits, never raises: it is written while the next turn runs."""
-
-
-class NoJournal:
-    """Nothing is written down."""
-
-    def add(self, entry: Entry) -> None:
-        """Forget it."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from service.audit import Journal, NoJournal
+from service.audit import Journal
 from service.audit.queue import QueuedJournal
 from service.audit.sinks import JsonLines, Sink, StandardOutput
 from service.metrics import Metrics
@@ -18,10 +18,10 @@ class BadJournal(Exception):
 
 
 @asynccontextmanager
-async def journal(place: str, metrics: Metrics, grace: float) -> AsyncIterator[Journal]:
+async def journal(place: str, metrics: Metrics, grace: float) -> AsyncIterator[Journal | None]:
     """Keep a journal, then write what waits for at most `grace` seconds. Raises `BadJournal`."""
     if place == "none":
-        yield NoJournal()
+        yield None
         return
     queued = QueuedJournal(sink_of(place), metrics)
     queued.start()

@@ -42,6 +42,14 @@ class Allowance:
     suspended: bool = False
     """Whether none of its credentials is good for anything."""
 
+    @property
+    def metered(self) -> bool:
+        """Whether anything is counted against a rate."""
+        return min(self.turns_per_minute, self.bytes_per_minute, self.tokens_per_minute) < math.inf
+
+
+_UNBOUNDED = Allowance()
+
 
 class _Draw(NamedTuple):
     """What is to be taken from one bucket."""
@@ -97,6 +105,8 @@ class Account:
         All or nothing is taken. Of tokens only a debt counts: how many it will be nobody knows.
         """
         allowance, now = self.allowance, self._tenants.clock()
+        if not allowance.metered:
+            return
         turns = _Draw("turns", self._turns, 1, allowance.turns_per_minute)
         sent = _Draw("bytes", self._bytes, size, allowance.bytes_per_minute)
         tokens = _Draw("tokens", self._tokens, 1, allowance.tokens_per_minute)
@@ -107,9 +117,10 @@ class Account:
 
     def spent(self, tokens: int) -> None:
         """Count tokens that a turn has cost: known only afterwards, they may make a debt."""
-        now = self._tenants.clock()
-        self._tokens.take(tokens, self.allowance.tokens_per_minute, now)
-        self._tenants.remember(self)
+        allowance = self.allowance
+        if allowance.metered:
+            self._tokens.take(tokens, allowance.tokens_per_minute, self._tenants.clock())
+            self._tenants.remember(self)
 
     def _check(self, draws: tuple[_Draw, ...], now: float) -> None:
         """Raise `RateLimited` for whatever has to be waited for longest."""
@@ -125,7 +136,7 @@ class Tenants:
 
     def __init__(
         self,
-        allowance_of: Callable[[str], Allowance] = lambda _: Allowance(),
+        allowance_of: Callable[[str], Allowance] = lambda _: _UNBOUNDED,
         refused: Callable[[Limit], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         most_remembered: int = _MOST_REMEMBERED,

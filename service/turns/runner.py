@@ -61,7 +61,7 @@ class State:
     live: Live
     beacons: Beacons
     claims: Claims
-    journal: Journal
+    journal: Journal | None
     memory: Memory
 
     @property
@@ -200,7 +200,8 @@ class Runner:
         try:
             return await self._listed(run, caller)
         finally:
-            self._state.journal.add(entry_of(run, caller))
+            if journal := self._state.journal:
+                journal.add(entry_of(run, caller))
 
     async def _listed(self, run: Run, caller: Caller) -> Outcome:
         """Let a response that will be stored be found while it is made."""

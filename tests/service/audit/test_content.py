@@ -83,6 +83,7 @@ async def test_a_turn_whose_client_left_is_in_it_without_a_word(tmp_path: Path) 
 async def test_no_outage_is_told_in_the_words_of_an_entry(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with journal("/dev/full", Metrics(CollectorRegistry()), 0.05) as kept:
+            assert kept
             kept.add(dataclasses.replace(ENTRY, tenant=CANARY, response_id=CANARY))
     assert [line["event"] for line in logs] == ["journal_failing", "journal_not_written"]
     assert CANARY not in str(logs)
