@@ -148,11 +148,17 @@ class Answer:
 
     async def all(self) -> bytes:
         """Return the whole body. Raises `ModelError`, also if there is no end to it."""
+        if (body := await self.within(_MOST)) is None:
+            raise ModelError("server_error", "The model server's answer is too long.")
+        return body
+
+    async def within(self, most: int) -> bytes | None:
+        """Return the whole body; None, once that is sure, if it has more than so many bytes."""
         body = bytearray()
         while piece := await self.read():
             body += piece
-            if len(body) > _MOST:
-                raise ModelError("server_error", "The model server's answer is too long.")
+            if len(body) > most:
+                return None
         return bytes(body)
 
 

@@ -173,9 +173,6 @@ async def _get(url: str) -> object:
 
 
 async def _all(answer: Answer) -> bytes:
-    body = bytearray()
-    while piece := await answer.read():
-        body += piece
-        if len(body) > _MOST:
-            raise _Unusable(f"the answer has more than {_MOST} bytes")
-    return bytes(body)
+    if (body := await answer.within(_MOST)) is None:
+        raise _Unusable(f"the answer has more than {_MOST} bytes")
+    return body

@@ -67,12 +67,9 @@ class RemoteClassifier:
 
 
 async def _all(answer: Answer) -> bytes:
-    body = bytearray()
-    while piece := await answer.read():
-        body += piece
-        if len(body) > _ANSWER:
-            raise _Unusable("The classifier's answer is too long.")
-    return bytes(body)
+    if (body := await answer.within(_ANSWER)) is None:
+        raise _Unusable("The classifier's answer is too long.")
+    return body
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -1,8 +1,7 @@
 """Where conversations are cached, as far as this process remembers. Losing it costs time only."""
 
-from collections import OrderedDict
-
 from service.backends import Prompt
+from service.newest import Newest
 from turnwire.v1 import items_pb2
 
 
@@ -10,8 +9,7 @@ class Affinity:
     """Which server answered a conversation last, of so many conversations."""
 
     def __init__(self, most: int) -> None:
-        self._last: OrderedDict[tuple[str, str], str] = OrderedDict()
-        self._most = most
+        self._last = Newest[tuple[str, str], str](most)
 
     def __len__(self) -> int:
         return len(self._last)
@@ -22,11 +20,7 @@ class Affinity:
 
     def answered(self, prompt: Prompt, server: str) -> None:
         """Remember who answered; forget the conversation that was answered longest ago."""
-        owner = _owner(prompt)
-        self._last[owner] = server
-        self._last.move_to_end(owner)
-        if len(self._last) > self._most:
-            self._last.popitem(last=False)
+        self._last[_owner(prompt)] = server
 
 
 def key_of(prompt: Prompt) -> bytes:
